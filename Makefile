@@ -1,0 +1,56 @@
+# Every target works from a fresh clone, with no step before it, and repeats nothing that is done.
+# Needs Python 3.11 to 3.13 with venv. To choose one: make PYTHON=/path/to/python3.12 run
+PARAMS ?= params/quick.yaml
+VENV := .venv
+PY := $(VENV)/bin/python
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
+	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test test-all setup data lab notebooks reference lint lock clean-runs help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=params/full.yaml: runs/full)
+	@$(PY) -m fmnist_utils.pipeline $(PARAMS)
+
+test: data  ## unit tests, contracts of the notebooks, strict nbval
+	@$(PY) -m pytest tests -m "not slow"
+	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
+
+test-all: data  ## the slow tests too
+	@$(PY) -m pytest tests
+	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
+
+setup: $(VENV)/.ready  ## the virtual environment
+
+$(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 to 3.13 with venv found (Debian, Ubuntu: apt install python3-venv). Name one: make PYTHON=/path/to/python3.12"; exit 1; fi
+	@[ -x $(PY) ] || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing requirements.txt (about 600 MB on the first time)"
+	@$(PIP) -r requirements.txt -c constraints.txt -e .
+	@touch $@
+
+data: setup  ## the data set, fetched once and checked
+	@$(PY) -m fmnist_utils.data
+
+lab: data  ## JupyterLab on the notebooks
+	@$(VENV)/bin/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/01_data_exploration.ipynb
+
+notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
+	@$(PY) tools/store_notebooks.py
+
+lint: dev-tools
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+lock: dev-tools  ## renew constraints.txt
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --upgrade requirements.txt -o constraints.txt
+
+.PHONY: dev-tools
+dev-tools: $(VENV)/.dev-ready
+$(VENV)/.dev-ready: requirements-dev.txt $(VENV)/.ready
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
