@@ -1,0 +1,113 @@
+"""Judging a trained network: load it safely, predict, and count with scikit-learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+
+from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
+from fmnist_utils.quiet import stderr_set_aside, tf
+
+CLASSES = range(len(CLASS_NAMES))
+
+
+class ModelFileError(RuntimeError):
+    """A model file cannot be used; the message says why and what to do."""
+
+
+def load_model(path):
+    """Load a model.keras that a run wrote, compiled for `evaluate` with categorical cross-entropy and accuracy.
+
+    Nothing in the file is executed (Keras's safe_mode) and only built-in layers are accepted. Raises ModelFileError
+    when the file is missing, damaged, or not a classifier of (n, 28, 28, 1) images into 10 classes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"there is no model file {path.name} in {path.parent}. Train the run first.")
+    try:
+        with stderr_set_aside():
+            model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever a broken or foreign file makes Keras, zip or HDF5 raise
+        raise ModelFileError(
+            f"{path.name} is damaged or was not written by this project ({type(error).__name__}: {str(error)[:200]}). "
+            "Train the run again: delete its folder, then run 03."
+        ) from error
+    if model.input_shape[1:] != IMAGE_SHAPE or model.output_shape[1:] != (len(CLASS_NAMES),):
+        raise ModelFileError(
+            f"{path.name} maps {model.input_shape} to {model.output_shape}: wanted is (None, 28, 28, 1) to (None, 10)."
+        )
+    model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def predict(model, x):
+    """Return the model's probabilities, (n, 10) float32, for x: (n, 28, 28, 1) float32 in [0, 1]."""
+    return model.predict(x, batch_size=1000, verbose=0)
+
+
+def wilson_interval(correct, n):
+    """Return the 95 % interval (low, high) of a share of `correct` out of `n`.
+
+    The Wilson score interval (Wilson 1927, doi:10.2307/2276774), by scipy.stats.binomtest. It tells how far the share
+    could be off because only n images were asked; it does not cover how training varies from seed to seed.
+    """
+    interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def summarize(y, y_prob):
+    """Judge predictions on test images.
+
+    y: (n,) true classes. y_prob: (n, 10) probabilities. Returns a dict of JSON values: test_accuracy with its 95 %
+    Wilson interval, test_loss (mean negative log probability of the true class), and precision, recall and F1 by class.
+    """
+    y_pred = y_prob.argmax(axis=1)
+    low, high = wilson_interval((y_pred == y).sum(), len(y))
+    exact = y_prob.astype("float64")  # float32 rows add up to 1 only within rounding, and scikit-learn warns
+    return {
+        "test_accuracy": float(accuracy_score(y, y_pred)),
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+        "test_loss": float(log_loss(y, exact / exact.sum(axis=1, keepdims=True), labels=list(CLASSES))),
+        "test_images": len(y),
+        "classes": per_class(y, y_pred).round(6).to_dict(orient="index"),
+    }
+
+
+def per_class(y, y_pred):
+    """Return a frame, a row a class in the data set's order: precision, recall, f1, images.
+
+    y, y_pred: (n,) true and predicted classes. A class that was never predicted has precision 0.
+    """
+    precision, recall, f1, images = precision_recall_fscore_support(
+        y, y_pred, labels=CLASSES, zero_division=0
+    )
+    columns = {"precision": precision, "recall": recall, "f1": f1, "images": images}
+    return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
+
+
+def confusion(y, y_pred):
+    """Return the confusion matrix, (10, 10) int: row the true class, column the predicted one."""
+    return confusion_matrix(y, y_pred, labels=CLASSES)
+
+
+def most_confused(matrix, count=5):
+    """Return a frame of the `count` most frequent mistakes: true class, taken for, images, share of the true class.
+
+    matrix: (10, 10) confusion matrix, rows true. Mistakes that never happened are left out.
+    """
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    rows = [
+        (
+            CLASS_NAMES[true],
+            CLASS_NAMES[taken],
+            int(wrong[true, taken]),
+            wrong[true, taken] / matrix[true].sum(),
+        )
+        for true, taken in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[true, taken]
+    ]
+    return pd.DataFrame(rows, columns=["true class", "taken for", "images", "share of the class"])

@@ -1,0 +1,193 @@
+"""Figures: each function takes arrays or a frame, draws them, and returns the Axes. Nothing here computes a metric."""
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+RIGHT, WRONG, PLAIN = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
+
+
+def use_style():
+    """Use the project's one look for all figures that follow."""
+    plt.style.use("fmnist_utils.fmnist")
+
+
+def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
+    """Show small images in rows.
+
+    images: (n, h, w) or (n, h, w, 1), any numeric type. titles: n texts, or None. columns: images a row. size: inches
+    an image. row_labels: a text for each row, or None. diverging: 0 is white, negative orange, positive blue, for
+    responses; else 0 is white and the highest value black. shared: one colour scale for all images, or each its own.
+    Returns the array of Axes.
+    """
+    images = np.asarray(images, dtype=float).reshape(len(images), *np.shape(images)[1:3])
+    rows = math.ceil(len(images) / columns)
+    height = rows * size * (1.3 if titles is not None else 1.05)
+    left = 0.95 if row_labels is not None else 0
+    fig, axs = plt.subplots(rows, columns, figsize=(columns * size + left, height), squeeze=False)
+    for i, ax in enumerate(axs.flat):
+        ax.set(xticks=[], yticks=[], frame_on=False)
+        ax.grid(False)
+        if i >= len(images):
+            continue
+        scope = images if shared else images[i]
+        top = np.abs(scope).max() or 1
+        if diverging:
+            ax.imshow(images[i], cmap="PuOr", vmin=-top, vmax=top)
+        else:
+            ax.imshow(images[i], cmap="gray_r", vmin=min(0, scope.min()), vmax=top)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9, fontweight="normal", loc="center")
+    for ax, label in zip(axs[:, 0], row_labels if row_labels is not None else [], strict=False):
+        ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    return axs
+
+
+def class_counts(counts, ax=None):
+    """Draw grouped bars of images a class. counts: frame, a row a class, a column a part of the data."""
+    ax = ax or plt.subplots()[1]
+    counts.plot.barh(ax=ax, width=0.8)
+    ax.invert_yaxis()
+    ax.set(xlabel="images", ylabel="")
+    ax.grid(False, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def pixel_histograms(shares, edges, axs=None):
+    """Draw one histogram of pixel values a class.
+
+    shares: frame, a row a class, a column a bin: share of the class's pixels in the bin, 0..1. edges: (bins + 1,)
+    pixel values. Returns the array of Axes.
+    """
+    if axs is None:
+        axs = plt.subplots(2, 5, figsize=(11, 4), sharex=True, sharey=True)[1]
+    for ax, (name, row) in zip(axs.flat, shares.iterrows(), strict=True):
+        ax.stairs(row, edges, fill=True)
+        ax.set_title(name, fontsize=10)
+    for ax in axs[-1]:
+        ax.set_xlabel("pixel value, 0–255")
+    for ax in axs[:, 0]:
+        ax.set_ylabel("share of pixels")
+    return axs
+
+
+def value_histogram(values, xlabel, labels, ax=None):
+    """Draw outlined histograms of sets of numbers over each other. values: list of arrays; labels: their names."""
+    ax = ax or plt.subplots()[1]
+    edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in values]), bins=60)
+    for part, label in zip(values, labels, strict=True):
+        ax.hist(np.ravel(part), bins=edges, histtype="step", linewidth=2, label=label)
+    ax.set(xlabel=xlabel, ylabel="how many")
+    ax.legend()
+    return ax
+
+
+def learning_curves(history, best_epoch=None, axs=None):
+    """Draw loss and accuracy over the epochs, for training and validation, and mark the epoch that was kept.
+
+    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy. Returns the two Axes.
+    """
+    if axs is None:
+        axs = plt.subplots(1, 2, figsize=(11, 4))[1]
+    for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
+        ax.plot(history.index, history[name], "o-", label="training")
+        ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
+        if best_epoch:
+            ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
+        ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()} after each epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axs[0].legend()
+    return axs
+
+
+def learning_rate(history, ax=None):
+    """Draw the learning rate at the end of each epoch. history: frame indexed by epoch with learning_rate."""
+    ax = ax or plt.subplots(figsize=(6, 2.8))[1]
+    ax.plot(history.index, history["learning_rate"], "o-")
+    ax.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def layer_costs(costs, axs=None):
+    """Draw parameters and multiply-adds a layer. costs: frame from model.layer_costs. Returns the two Axes."""
+    if axs is None:
+        axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
+    for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (RIGHT, WRONG), strict=True):
+        ax.barh(costs.index, costs[name], color=color)
+        ax.set(xlabel=name.replace("_", "-"))
+        ax.grid(False, axis="y")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.get_major_locator().set_params(nbins=4)
+    axs[0].invert_yaxis()
+    return axs
+
+
+def confusion_matrix(matrix, class_names, ax=None):
+    """Draw a confusion matrix as a heatmap; the diagonal is left pale so that the mistakes stand out.
+
+    matrix: (k, k) int, row the true class, column the predicted one. class_names: k texts.
+    """
+    ax = ax or plt.subplots(figsize=(8, 6.5))[1]
+    mistakes = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    sns.heatmap(
+        mistakes, annot=matrix, fmt="d", cmap="Oranges", ax=ax, linewidths=0.5, square=True,
+        xticklabels=class_names, yticklabels=class_names, cbar_kws={"label": "mistakes (images)", "shrink": 0.8},
+    )  # fmt: skip
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.tick_params(length=0)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right")
+    return ax
+
+
+def per_class(scores, ax=None):
+    """Draw precision, recall and F1 of each class as dots. scores: frame, a row a class, those three columns, 0..1."""
+    ax = ax or plt.subplots(figsize=(8, 4.2))[1]
+    marks = {"precision": ">", "recall": "o", "f1": "D"}
+    for name, mark in marks.items():
+        ax.plot(scores[name], range(len(scores)), mark, label="F1" if name == "f1" else name, markersize=7)
+    ax.set_yticks(range(len(scores)), scores.index)
+    ax.invert_yaxis()
+    ax.set(xlabel="score, 1 is perfect", xlim=(None, 1.005))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def predictions(images, y, y_prob, class_names, columns=4):
+    """Show images, each beside its three highest probabilities: blue the true class, orange a wrong first choice.
+
+    images: (n, 28, 28) or (n, 28, 28, 1). y: (n,) true classes. y_prob: (n, k) probabilities. Returns the Axes array.
+    """
+    rows = math.ceil(len(images) / columns)
+    fig, axs = plt.subplots(
+        rows,
+        2 * columns,
+        figsize=(3.1 * columns, 1.45 * rows),
+        squeeze=False,
+        width_ratios=[1, 1.1] * columns,
+    )
+    for ax in axs.flat:
+        ax.set(xticks=[], yticks=[], frame_on=False)
+        ax.grid(False)
+    for i, (image, true, probability) in enumerate(zip(images, y, y_prob, strict=True)):
+        picture, bars = axs[i // columns, 2 * (i % columns) : 2 * (i % columns) + 2]
+        picture.imshow(np.reshape(image, np.shape(image)[:2]))
+        picture.set_title(class_names[true], fontsize=9, loc="center")
+        top = np.argsort(-probability)[:3]
+        colors = [RIGHT if k == true else WRONG if k == top[0] else PLAIN for k in top]
+        bars.barh(range(3), probability[top], color=colors, height=0.35)
+        for row, k in enumerate(top):
+            bars.text(0, row - 0.25, f"{class_names[k]} {probability[k]:.0%}", fontsize=8.5, va="bottom")
+        bars.set(xlim=(0, 1.15), ylim=(2.4, -0.9))
+    return axs
+
+
+def save(axes, path):
+    """Write the figure of `axes` (one Axes or an array of them) as a PNG without a machine's traces."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.ravel(axes)[0].figure.savefig(path, metadata={"Software": None})

@@ -1,0 +1,269 @@
+"""Training: the optimizer's schedule, augmented batches, early stopping, a checkpoint each epoch, and progress."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+
+from fmnist_utils.quiet import tf
+from fmnist_utils.runs import CHECKPOINT, written_whole
+
+callbacks = tf.keras.callbacks
+ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
+
+
+def learning_rate_schedule(schedule, learning_rate, epochs, steps_per_epoch):
+    """Return what Adam takes as its learning rate.
+
+    schedule: "one_cycle" climbs to `learning_rate` over the first fifth of all steps and falls to 0 as a half cosine
+    (after Smith 2018, arXiv:1803.09820); "cosine" does without the climb; "constant" stays. learning_rate: the peak.
+    """
+    steps = epochs * steps_per_epoch
+    if schedule == "constant":
+        return learning_rate
+    if schedule == "cosine":
+        return tf.keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    if schedule == "one_cycle":
+        climb = max(1, steps // 5)
+        return tf.keras.optimizers.schedules.CosineDecay(
+            learning_rate / 10, max(1, steps - climb), warmup_target=learning_rate, warmup_steps=climb
+        )
+    raise ValueError(f"schedule = {schedule!r}: allowed are one_cycle, cosine, constant")
+
+
+def augment_batch(x, augment, random, mirrored):
+    """Return a changed copy of a batch of images: mirrored, shifted, or with a rectangle erased.
+
+    x: (n, 28, 28, 1) float32. augment: "none", "flip", "flip_shift" (by up to 2 pixels, zeros come in), or
+    "flip_shift_erase" (half of the images lose a rectangle to a grey; Zhong et al. 2017, arXiv:1708.04896). random: a
+    NumPy Generator. mirrored: (n,) bool, which images to mirror. Returns an array like x.
+    """
+    n, height, width, _ = x.shape
+    if augment == "none":
+        return x.copy()
+    reach = 2 if "shift" in augment else 0
+    top, left = random.integers(0, 2 * reach + 1, (2, n, 1))
+    rows = top + np.arange(height)
+    columns = left + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    x = padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return _erase(x, random) if "erase" in augment else x
+
+
+def _erase(x, random):
+    n, height, width, _ = x.shape
+    sides = random.integers(*ERASED_SIDE, (2, n, 1))
+    top, left = random.integers(0, [[[height]], [[width]]] - sides + 1)
+    rows, columns = np.arange(height), np.arange(width)
+    hit = random.random((n, 1, 1)) < ERASED_SHARE
+    inside = ((rows >= top) & (rows < top + sides[0]))[:, :, None] & (
+        (columns >= left) & (columns < left + sides[1])
+    )[:, None, :]
+    grey = random.random((n, 1, 1, 1), dtype="float32")
+    return np.where((inside & hit)[..., None], grey, x)
+
+
+class Batches(tf.keras.utils.PyDataset):
+    """The training images in shuffled, augmented batches; epoch k gives the same ones whenever it is run.
+
+    Everything random comes from (seed, epoch, batch), so a training that goes on after an interruption sees what it
+    would have seen. An image is mirrored in every other epoch, which shows it both ways more evenly than a coin does.
+    """
+
+    def __init__(self, x, y, batch_size, augment="none", seed=0):
+        super().__init__()
+        self.x, self.y, self.batch_size, self.augment, self.seed = x, y, batch_size, augment, seed
+        self._mirrored_first = np.random.default_rng(seed).random(len(x)) < 0.5
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch):
+        """Shuffle for epoch 0, 1, 2, …"""
+        self.epoch = epoch
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.x))
+
+    def __len__(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, batch):
+        index = self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        random = np.random.default_rng([self.seed, self.epoch, batch])
+        mirrored = self._mirrored_first[index] ^ (self.epoch % 2 == 1)
+        return augment_batch(self.x[index], self.augment, random, mirrored), self.y[index]
+
+
+def fit(
+    model, x_train, y_train, x_valid, y_valid, *, epochs, batch_size, patience,
+    early_stopping=True, augment="none", seed=0, folder=None,
+):  # fmt: skip
+    """Train a compiled model with early stopping; go on where an earlier call with the same `folder` was stopped.
+
+    x_train, x_valid: (n, 28, 28, 1) float32 in [0, 1]; y_train, y_valid: (n, 10) one-hot. epochs: the most that are
+    run. patience: epochs without a lower validation loss before it stops. early_stopping: also brings back the
+    weights of the epoch with the lowest validation loss; without it the last ones stay. augment: see `augment_batch`.
+    seed: of order, augmentation and dropout. folder: where the checkpoint is kept, or None for no checkpoint.
+
+    After each epoch one file with weights, optimizer, early stopping and history replaces the one before in one step,
+    and each epoch draws its random numbers from (seed, epoch): so an interrupted training ends with the weights of
+    an undisturbed one. Returns a frame, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate,
+    seconds (of training, without validation). Its attrs["best_epoch"] is the epoch whose weights the model holds.
+    """
+    batches = Batches(x_train, y_train, batch_size, augment, seed)
+    stopping = callbacks.EarlyStopping(
+        "val_loss", patience=patience if early_stopping else epochs, restore_best_weights=early_stopping
+    )
+    keeper = _Keeper(folder, stopping, batches, seed)
+    keeper.set_model(model)
+    begin = keeper.restore()
+    if begin < epochs and not keeper.stopped:
+        model.fit(
+            batches, validation_data=(x_valid, y_valid), validation_batch_size=1000, epochs=epochs, initial_epoch=begin,
+            shuffle=False, verbose=0, callbacks=[stopping, keeper, _Progress(epochs, keeper)],
+        )  # fmt: skip
+    elif early_stopping:
+        model.set_weights(stopping.best_weights)
+    history = pd.DataFrame(keeper.rows)
+    history.attrs["best_epoch"] = int(stopping.best_epoch) + 1 if early_stopping else len(history)
+    return history
+
+
+def summarize(model, history, train_images, seed):
+    """Return a run's metrics.json: what the kept epoch reached on validation images, and what the training cost.
+
+    history: frame from `fit`. train_images: images an epoch. Seconds are of training alone, without validation.
+    """
+    kept = history.iloc[history.attrs["best_epoch"] - 1]
+    seconds = float(history["seconds"].sum())
+    return {
+        "val_accuracy": float(kept["val_accuracy"]),
+        "val_loss": float(kept["val_loss"]),
+        "best_epoch": history.attrs["best_epoch"],
+        "epochs_run": len(history),
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(train_images * len(history) / seconds, 1),
+        "model_parameters": model.count_params(),
+        "seed": seed,
+    }
+
+
+class _Keeper(callbacks.Callback):
+    """Seeds each epoch, times it, and keeps all that the training needs to go on in one file."""
+
+    def __init__(self, folder, stopping, batches, seed):
+        super().__init__()
+        self.path = Path(folder) / CHECKPOINT if folder else None
+        self.stopping, self.batches, self.seed = stopping, batches, seed
+        self.rows, self.stopped, self.restored = [], False, {}
+
+    def restore(self):
+        """Load the checkpoint, if there is one; return the number of epochs that are done."""
+        if self.path and self.path.exists():
+            self.model.optimizer.build(self.model.trainable_variables)
+            with np.load(self.path, allow_pickle=False) as kept:
+                self.model.set_weights([kept[f"weight{i}"] for i in range(len(self.model.weights))])
+                for i, variable in enumerate(self.model.optimizer.variables):
+                    variable.assign(kept[f"optimizer{i}"])
+                state = json.loads(str(kept["state"]))
+                best = [kept[f"best{i}"] for i in range(len(self.model.weights))] if "best0" in kept else None
+            self.rows, self.stopped = state["rows"], state["stopped"]
+            self.restored = {**state["stopping"], "best_weights": best}
+            self._restore_stopping()
+        return len(self.rows)
+
+    def _restore_stopping(self):
+        for name, value in self.restored.items():
+            setattr(self.stopping, name, value)
+
+    def on_train_begin(self, logs=None):
+        self._restore_stopping()  # Keras's callback has just forgotten it
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.start_epoch(epoch)
+        for i, layer in enumerate(self.model.layers):
+            if hasattr(layer, "seed_generator"):  # dropout: its random numbers, too, come from (seed, epoch)
+                state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2)
+                layer.seed_generator.state.assign(state.astype(layer.seed_generator.state.dtype))
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = time.perf_counter() - self.began  # the last one counts: validation comes after it
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(self.model.optimizer.learning_rate)
+        names = ("loss", "accuracy", "val_loss", "val_accuracy")
+        row = {
+            "epoch": epoch + 1,
+            **{n: float(logs[n]) for n in names},
+            "learning_rate": rate,
+            "seconds": self.seconds,
+        }
+        self.rows.append(row)
+        self.stopped = bool(self.model.stop_training)
+        if self.path:
+            self._save()
+
+    def _save(self):
+        stopping = {
+            name: getattr(self.stopping, name) for name in ("wait", "stopped_epoch", "best", "best_epoch")
+        }
+        stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
+        arrays = {f"weight{i}": w for i, w in enumerate(self.model.get_weights())}
+        arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self.model.optimizer.variables)}
+        arrays |= {f"best{i}": w for i, w in enumerate(self.stopping.best_weights or [])}
+        arrays["state"] = np.array(
+            json.dumps({"rows": self.rows, "stopped": self.stopped, "stopping": stopping})
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+
+class _Progress(callbacks.Callback):
+    """In JupyterLab a bar that moves, with the time left; elsewhere one line an epoch."""
+
+    def __init__(self, epochs, keeper):
+        super().__init__()
+        self.epochs, self.keeper = epochs, keeper
+        self.bar = display(HTML(""), display_id=True) if os.environ.get("JPY_SESSION_NAME") else None
+        self.shown = 0.0
+
+    def on_train_begin(self, logs=None):
+        done = len(self.keeper.rows)
+        self.began, self.steps_before, self.steps = time.perf_counter(), done * self.params["steps"], 0
+        if done:
+            print(f"going on after epoch {done}, which an earlier training had finished")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        now = time.perf_counter()
+        if self.bar and now - self.shown > 0.5:
+            self.shown = now
+            left = (
+                (self.epochs * self.params["steps"] - self.steps_before - self.steps)
+                * (now - self.began)
+                / self.steps
+            )
+            self._draw(self.steps_before + self.steps, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
+
+    def on_epoch_end(self, epoch, logs=None):
+        # written without seconds: a notebook is stored with these lines
+        print(
+            f"epoch {epoch + 1:2d}/{self.epochs}   loss {logs['loss']:.4f}   accuracy {logs['accuracy']:.4f}   "
+            f"val_loss {logs['val_loss']:.4f}   val_accuracy {logs['val_accuracy']:.4f}",
+            flush=True,
+        )
+
+    def on_train_end(self, logs=None):
+        if self.bar:
+            self._draw(self.epochs * self.params["steps"], "done")
+
+    def _draw(self, step, text):
+        whole = self.epochs * self.params["steps"]
+        self.bar.update(
+            HTML(
+                f'<progress value="{step}" max="{whole}" style="width: 60%"></progress> {100 * step / whole:.0f} %, {text}'
+            )
+        )

@@ -1,0 +1,71 @@
+"""Execute the committed notebooks from fresh kernels and store them with their outputs, free of a machine's traces.
+
+03 trains with its committed defaults; its run becomes the reference run in reference/, which 04 then judges.
+Name notebooks to store only those.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from fmnist_utils import runs
+
+NOTEBOOKS = runs.ROOT / "notebooks"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def store(path):
+    """Execute one notebook and write it back in place; it stays as it was when a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
+    )
+    client.execute()
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict(
+            {k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")}
+        )
+    nbformat.validate(notebook)
+    with runs.written_whole(path) as temporary:
+        nbformat.write(notebook, temporary)
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def main():
+    wanted = [Path(name).name for name in sys.argv[1:]] or [
+        path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
+        os.environ.pop("JPY_SESSION_NAME", None)
+        for name in wanted:
+            store(NOTEBOOKS / name)
+            if name.startswith("03"):
+                new_reference(Path(folder))
+            if name.startswith("04"):
+                for file in (runs.TEST, runs.TEST_METRICS):
+                    shutil.copy(Path(folder) / runs.REFERENCE.name / file, runs.REFERENCE / file)
+
+
+def new_reference(folder):
+    trained = next(
+        path.parent for path in folder.glob(f"*/{runs.METRICS}") if path.parent.name != runs.REFERENCE.name
+    )
+    shutil.rmtree(runs.REFERENCE, ignore_errors=True)
+    runs.REFERENCE.mkdir()
+    for path in trained.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, runs.REFERENCE / path.name)
+
+
+if __name__ == "__main__":
+    main()
