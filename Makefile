@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all setup data lab notebooks reference lint lock clean-runs help
+.PHONY: run test test-slow test-all setup data lab notebooks lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,9 +20,10 @@ test: data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow"
 	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
 
-test-all: data  ## the slow tests too
-	@$(PY) -m pytest tests
-	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
+test-slow: data
+	@$(PY) -m pytest tests -m slow
+
+test-all: test test-slow  ## the slow tests too
 
 setup: $(VENV)/.ready  ## the virtual environment
 

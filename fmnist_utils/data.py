@@ -63,9 +63,7 @@ def scale(x):
     """
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != IMAGE_SHAPE[:2]:
-        raise ValueError(
-            f"scale() takes images as loaded, (n, 28, 28) uint8; got {x.shape} {x.dtype}. Scaled already?"
-        )
+        raise ValueError(f"scale() takes images as loaded, (n, 28, 28) uint8; got {x.shape} {x.dtype}. Scaled already?")
     return x[..., np.newaxis].astype("float32") / 255
 
 
@@ -76,9 +74,7 @@ def one_hot(y):
     """
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() > 9)):
-        raise ValueError(
-            f"one_hot() takes class numbers, (n,) whole numbers in 0..9; got {y.shape} {y.dtype}"
-        )
+        raise ValueError(f"one_hot() takes class numbers, (n,) whole numbers in 0..9; got {y.shape} {y.dtype}")
     return tf.keras.utils.to_categorical(y, num_classes=len(CLASS_NAMES)).astype("float32")
 
 
@@ -125,9 +121,7 @@ def ensure_dataset(cache=None):
                 return f"the cache {cache}, filled by another process meanwhile"
             return _fetch(cache, scratch, trouble)
     except Timeout as error:
-        raise DatasetUnavailable(
-            f"another process has held {cache / '.lock'} for too long: stop it first"
-        ) from error
+        raise DatasetUnavailable(f"another process has held {cache / '.lock'} for too long: stop it first") from error
     except OSError as error:
         raise DatasetUnavailable(
             f"cannot write the data set into {cache}: {error}. Make room or make it writable, or name another "
@@ -145,9 +139,7 @@ def problems(folder):
         else:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
-                    found.append(
-                        f"{name} is damaged or cut short ({path.stat().st_size:,} bytes, wrong SHA-256)"
-                    )
+                    found.append(f"{name} is damaged or cut short ({path.stat().st_size:,} bytes, wrong SHA-256)")
     return found
 
 
@@ -222,9 +214,7 @@ def _unpack_debian_package(folder):
         raise FileNotFoundError("this is not a Debian or Ubuntu system")
     try:
         _apt(folder, "download", DEBIAN_PACKAGE)
-    except (
-        subprocess.CalledProcessError
-    ):  # a bare machine has no package lists: fetch them into our own folder
+    except subprocess.CalledProcessError:  # a bare machine has no package lists: fetch them into our own folder
         own = _own_lists(folder)
         _apt(folder, *own, "update")
         _apt(folder, *own, "download", DEBIAN_PACKAGE)
@@ -262,9 +252,7 @@ def _short(error):
 def main():
     """Fetch and check the data set; print which source served, or why none did."""
     try:
-        print(
-            f"Fashion-MNIST is in {cache_folder()}: four files, SHA-256 checked. Source: {ensure_dataset()}"
-        )
+        print(f"Fashion-MNIST is in {cache_folder()}: four files, SHA-256 checked. Source: {ensure_dataset()}")
     except DatasetUnavailable as error:
         sys.exit(str(error))
 

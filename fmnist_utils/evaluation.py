@@ -81,9 +81,7 @@ def per_class(y, y_pred):
 
     y, y_pred: (n,) true and predicted classes. A class that was never predicted has precision 0.
     """
-    precision, recall, f1, images = precision_recall_fscore_support(
-        y, y_pred, labels=CLASSES, zero_division=0
-    )
+    precision, recall, f1, images = precision_recall_fscore_support(y, y_pred, labels=CLASSES, zero_division=0)
     columns = {"precision": precision, "recall": recall, "f1": f1, "images": images}
     return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
 

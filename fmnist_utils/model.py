@@ -54,9 +54,7 @@ def build_model(
             x = layers.SpatialDropout2D(dropout, name=f"block{block}_dropout")(x)
     x = _pooling_head(pooling_head)(x)
     if dense_units:
-        x = layers.Dense(dense_units, use_bias=not batch_norm, kernel_initializer="he_normal", name="dense")(
-            x
-        )
+        x = layers.Dense(dense_units, use_bias=not batch_norm, kernel_initializer="he_normal", name="dense")(x)
         x = _norm_relu(x, batch_norm, "dense")
     outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)
     return tf.keras.Model(inputs, outputs, name="fashion_cnn")

@@ -79,15 +79,11 @@ def is_done(notebook, parameters, output, folder):
         return False
     facts = done.metadata.get("papermill", {})
     complete = facts.get("end_time") and not facts.get("exception") and facts.get("parameters") == parameters
-    return bool(complete) and _sources(done) == _sources(
-        nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4)
-    )
+    return bool(complete) and _sources(done) == _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4))
 
 
 def _sources(notebook):
-    return [
-        cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
 def execute(notebook, parameters, output, title):
@@ -129,9 +125,7 @@ def write_report(folder):
             report.cells.append(cell)
     title = {"metadata": {"name": f"Fashion-MNIST: the run {folder.name}"}}
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(report, resources=title)
-    page = re.sub(
-        r"<script\b.*?</script>", "", page, flags=re.DOTALL
-    )  # they would be fetched from the network
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)  # they would be fetched from the network
     with runs.written_whole(folder / "report.html") as temporary:
         temporary.write_text(page)
 
@@ -141,15 +135,11 @@ def print_table(folder):
     run = runs.find(folder.name, folder.parent)
     metrics, test = runs.read_metrics(run), runs.read_metrics(run, runs.TEST_METRICS)
     print(f"\nRun {run.name}: {metrics['model_parameters']:,} parameters, seed {metrics['seed']}")
-    print(
-        f"  validation accuracy   {metrics['val_accuracy']:.2%}, epoch {metrics['best_epoch']} of {metrics['epochs_run']} kept"
-    )
-    print(
-        f"  test accuracy         {test['test_accuracy']:.2%}, 95 % interval {test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
-    )
-    print(
-        f"  training              {metrics['train_seconds']:.0f} s, {metrics['images_per_second']:,.0f} images/s"
-    )
+    kept = f"epoch {metrics['best_epoch']} of {metrics['epochs_run']} kept"
+    interval = f"95 % interval {test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
+    print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, {kept}")
+    print(f"  test accuracy         {test['test_accuracy']:.2%}, {interval}")
+    print(f"  training              {metrics['train_seconds']:.0f} s, {metrics['images_per_second']:,.0f} images/s")
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         seconds = nbformat.read(path, as_version=4).metadata.papermill.duration
         print(f"  {path.stem:32s}{seconds:6.0f} s")
@@ -163,15 +153,8 @@ def _shown(path):
 
 def main():
     """Parse the command line, run, and end with a table; exit 1 with one clear message when something fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "parameters",
-        nargs="?",
-        default="params/quick.yaml",
-        help="parameter file (default: params/quick.yaml)",
-    )
+    parser = argparse.ArgumentParser(prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
     parser.add_argument("--runs-dir", help="folder for run folders (default: runs/ in the project)")
     arguments = parser.parse_args()
     try:
@@ -179,7 +162,8 @@ def main():
         print_table(folder)
     except PapermillExecutionError as error:
         sys.exit(
-            f"\nThe notebook failed in cell {error.exec_count}: {error.ename}: {error.evalue}\nIt is kept, with the error, in the run's folder notebooks/."
+            f"\nThe notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
+            "It is kept, with the error, in the run's folder, under notebooks/."
         )
     except (ValueError, runs.RunError, OSError) as error:
         sys.exit(f"\n{error}")

@@ -27,7 +27,7 @@ def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diver
     rows = math.ceil(len(images) / columns)
     height = rows * size * (1.3 if titles is not None else 1.05)
     left = 0.95 if row_labels is not None else 0
-    fig, axs = plt.subplots(rows, columns, figsize=(columns * size + left, height), squeeze=False)
+    axs = plt.subplots(rows, columns, figsize=(columns * size + left, height), squeeze=False)[1]
     for i, ax in enumerate(axs.flat):
         ax.set(xticks=[], yticks=[], frame_on=False)
         ax.grid(False)
@@ -163,13 +163,13 @@ def predictions(images, y, y_prob, class_names, columns=4):
     images: (n, 28, 28) or (n, 28, 28, 1). y: (n,) true classes. y_prob: (n, k) probabilities. Returns the Axes array.
     """
     rows = math.ceil(len(images) / columns)
-    fig, axs = plt.subplots(
+    axs = plt.subplots(
         rows,
         2 * columns,
         figsize=(3.1 * columns, 1.45 * rows),
         squeeze=False,
         width_ratios=[1, 1.1] * columns,
-    )
+    )[1]
     for ax in axs.flat:
         ax.set(xticks=[], yticks=[], frame_on=False)
         ax.grid(False)

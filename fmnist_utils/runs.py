@@ -102,9 +102,8 @@ def check_parameters(values):
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind or not test(value):
-            raise ValueError(
-                f"{name} = {value!r} ({type(value).__name__}): allowed is {kind.__name__}, {allowed}{_hint(kind, value)}"
-            )
+            given = f"{name} = {value!r} ({type(value).__name__})"
+            raise ValueError(f"{given}: allowed is {kind.__name__}, {allowed}{_hint(kind, value)}")
         params[name] = value
     _check_combinations(params)
     return {name: params[name] for name in values if name in params}
@@ -121,10 +120,9 @@ def _hint(kind, value):
 
 def _check_combinations(params):
     blocks = params.get("filters", [])
-    if "convs_per_block" in params and "filters" in params and len(blocks) != len(params["convs_per_block"]):
-        raise ValueError(
-            f"filters = {blocks} and convs_per_block = {params['convs_per_block']}: allowed are lists of one length, an entry per block"
-        )
+    convs = params.get("convs_per_block", blocks)
+    if blocks and len(blocks) != len(convs):
+        raise ValueError(f"filters = {blocks} and convs_per_block = {convs}: allowed are lists of one length")
     if len(blocks) > 4:
         raise ValueError(f"filters = {blocks}: allowed are at most 4 blocks, since each halves the 28 pixels")
 
@@ -184,8 +182,8 @@ class Run:
 
 
 def runs_folder(runs_dir="runs"):
-    """Return the folder of all runs: `runs_dir` counted from the project's folder, or FMNIST_RUNS_DIR when set."""
-    return Path(os.environ.get("FMNIST_RUNS_DIR") or ROOT / runs_dir)
+    """Return the folder of all runs, counted from the project's folder; FMNIST_RUNS_DIR replaces the default one."""
+    return ROOT / (os.environ.get("FMNIST_RUNS_DIR", runs_dir) if str(runs_dir) == "runs" else runs_dir)
 
 
 def is_complete(folder):
@@ -248,7 +246,7 @@ def finish(run, *, model, history, valid_index, y_valid, y_prob, metrics):
     """Write what a training produced and make the run complete; a complete run of that name is replaced only now.
 
     model: Keras model. history: frame, a row an epoch. valid_index: (n,) positions among the 60,000 training images;
-    y_valid: (n,) classes; y_prob: (n, 10) probabilities. metrics: JSON values. Raises RunError when disk or folder refuse.
+    y_valid: (n,) classes; y_prob: (n, 10) probabilities. metrics: JSON values. Raises RunError when the disk refuses.
     """
     try:
         run.work.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from fmnist_utils.quiet import tf
 from fmnist_utils.runs import CHECKPOINT, written_whole
 
 callbacks = tf.keras.callbacks
+BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
 ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
 
 
@@ -60,9 +61,9 @@ def _erase(x, random):
     top, left = random.integers(0, [[[height]], [[width]]] - sides + 1)
     rows, columns = np.arange(height), np.arange(width)
     hit = random.random((n, 1, 1)) < ERASED_SHARE
-    inside = ((rows >= top) & (rows < top + sides[0]))[:, :, None] & (
-        (columns >= left) & (columns < left + sides[1])
-    )[:, None, :]
+    inside = ((rows >= top) & (rows < top + sides[0]))[:, :, None] & ((columns >= left) & (columns < left + sides[1]))[
+        :, None, :
+    ]
     grey = random.random((n, 1, 1, 1), dtype="float32")
     return np.where((inside & hit)[..., None], grey, x)
 
@@ -206,16 +207,12 @@ class _Keeper(callbacks.Callback):
             self._save()
 
     def _save(self):
-        stopping = {
-            name: getattr(self.stopping, name) for name in ("wait", "stopped_epoch", "best", "best_epoch")
-        }
+        stopping = {name: getattr(self.stopping, name) for name in ("wait", "stopped_epoch", "best", "best_epoch")}
         stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         arrays = {f"weight{i}": w for i, w in enumerate(self.model.get_weights())}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": w for i, w in enumerate(self.stopping.best_weights or [])}
-        arrays["state"] = np.array(
-            json.dumps({"rows": self.rows, "stopped": self.stopped, "stopping": stopping})
-        )
+        arrays["state"] = np.array(json.dumps({"rows": self.rows, "stopped": self.stopped, "stopping": stopping}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
@@ -239,12 +236,10 @@ class _Progress(callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
         now = time.perf_counter()
-        if self.bar and now - self.shown > 0.5:
+        if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
             left = (
-                (self.epochs * self.params["steps"] - self.steps_before - self.steps)
-                * (now - self.began)
-                / self.steps
+                (self.epochs * self.params["steps"] - self.steps_before - self.steps) * (now - self.began) / self.steps
             )
             self._draw(self.steps_before + self.steps, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
 
@@ -262,8 +257,5 @@ class _Progress(callbacks.Callback):
 
     def _draw(self, step, text):
         whole = self.epochs * self.params["steps"]
-        self.bar.update(
-            HTML(
-                f'<progress value="{step}" max="{whole}" style="width: 60%"></progress> {100 * step / whole:.0f} %, {text}'
-            )
-        )
+        bar = f'<progress value="{step}" max="{whole}" style="width: 60%"></progress>'
+        self.bar.update(HTML(f"{bar} {100 * step / whole:.0f} %, {text}"))

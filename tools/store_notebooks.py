@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from fmnist_utils import runs
 
 NOTEBOOKS = runs.ROOT / "notebooks"
+FIGURES = ("confusion_matrix.png", "wrong.png")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -25,15 +26,11 @@ METADATA = {
 def store(path):
     """Execute one notebook and write it back in place; it stays as it was when a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
-    )
+    client = NotebookClient(notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}})
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")}
-        )
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")})
     nbformat.validate(notebook)
     with runs.written_whole(path) as temporary:
         nbformat.write(notebook, temporary)
@@ -41,9 +38,7 @@ def store(path):
 
 
 def main():
-    wanted = [Path(name).name for name in sys.argv[1:]] or [
-        path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))
-    ]
+    wanted = [Path(name).name for name in sys.argv[1:]] or [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
         os.environ.pop("JPY_SESSION_NAME", None)
@@ -52,14 +47,16 @@ def main():
             if name.startswith("03"):
                 new_reference(Path(folder))
             if name.startswith("04"):
+                judged = Path(folder) / runs.REFERENCE.name
                 for file in (runs.TEST, runs.TEST_METRICS):
-                    shutil.copy(Path(folder) / runs.REFERENCE.name / file, runs.REFERENCE / file)
+                    shutil.copy(judged / file, runs.REFERENCE / file)
+                for file in FIGURES:  # the README shows these
+                    (runs.REFERENCE / "figures").mkdir(exist_ok=True)
+                    shutil.copy(judged / "figures" / file, runs.REFERENCE / "figures" / file)
 
 
 def new_reference(folder):
-    trained = next(
-        path.parent for path in folder.glob(f"*/{runs.METRICS}") if path.parent.name != runs.REFERENCE.name
-    )
+    trained = next(path.parent for path in folder.glob(f"*/{runs.METRICS}") if path.parent.name != runs.REFERENCE.name)
     shutil.rmtree(runs.REFERENCE, ignore_errors=True)
     runs.REFERENCE.mkdir()
     for path in trained.iterdir():

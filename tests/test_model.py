@@ -1,0 +1,100 @@
+"""The network has the parts that were asked for, in the right order, and costs what it is said to cost."""
+
+import numpy as np
+import pytest
+
+from fmnist_utils.model import build_model, layer_costs
+from fmnist_utils.quiet import tf
+
+SMALL = {"filters": (4, 8), "convs_per_block": (1, 2), "dense_units": 16, "dropout": 0.1}
+
+
+def kinds(model):
+    return [type(layer).__name__ for layer in model.layers]
+
+
+def test_maps_images_to_probabilities():
+    y_prob = build_model(**SMALL)(np.random.default_rng(0).random((5, 28, 28, 1), dtype="float32")).numpy()
+    assert y_prob.shape == (5, 10)
+    np.testing.assert_allclose(y_prob.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_block_is_convolution_pooling_norm_relu_dropout():
+    block = ["Conv2D", "MaxPooling2D", "BatchNormalization", "ReLU"]
+    assert kinds(build_model(**SMALL)) == [
+        "InputLayer",
+        *block,
+        "SpatialDropout2D",
+        *block,
+        "Conv2D",
+        "BatchNormalization",
+        "ReLU",
+        "SpatialDropout2D",
+        "GlobalAveragePooling2D",
+        "Dense",
+        "BatchNormalization",
+        "ReLU",
+        "Dense",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "count"),
+    [
+        ({"batch_norm": False}, "BatchNormalization", 0),
+        ({"dropout": 0.0}, "SpatialDropout2D", 0),
+        ({"dense_units": 0}, "Dense", 1),
+        ({"pooling_head": "flatten"}, "Flatten", 1),
+        ({"pooling_head": "max"}, "GlobalMaxPooling2D", 1),
+        ({"filters": (4, 8, 8), "convs_per_block": (1, 1, 1)}, "MaxPooling2D", 3),
+    ],
+)
+def test_each_part_can_be_taken_away_or_changed(change, kind, count):
+    assert kinds(build_model(**{**SMALL, **change})).count(kind) == count
+
+
+def test_width_kernel_and_dense_units_are_used():
+    model = build_model(filters=(5,), convs_per_block=(1,), kernel_size=7, dense_units=9)
+    assert model.get_layer("block1_conv1").kernel.shape == (7, 7, 1, 5)
+    assert model.get_layer("dense").kernel.shape == (5, 9)
+
+
+def test_dropout_rate_is_used_and_acts_in_training_only():
+    model = build_model(**{**SMALL, "dropout": 0.5})
+    assert model.get_layer("block1_dropout").rate == 0.5
+    x = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
+    np.testing.assert_array_equal(model(x, training=False), model(x, training=False))
+
+
+def test_a_bias_stands_only_where_no_normalisation_follows():
+    assert not build_model(**SMALL).get_layer("block1_conv1").use_bias
+    assert build_model(**{**SMALL, "batch_norm": False}).get_layer("block1_conv1").use_bias
+
+
+@pytest.mark.parametrize("wrong", [{"filters": (4,)}, {"pooling_head": "mean"}])
+def test_refuses_what_makes_no_network(wrong):
+    with pytest.raises(ValueError, match=r"filters|allowed are average, max, flatten"):
+        build_model(**{**SMALL, **wrong})
+
+
+def test_costs_agree_with_a_count_by_hand():
+    costs = layer_costs(build_model(filters=(4, 8), convs_per_block=(1, 1), dense_units=16))
+    assert costs.loc["block2_conv1", "parameters"] == 3 * 3 * 4 * 8
+    assert costs.loc["block2_conv1", "multiply_adds"] == 3 * 3 * 4 * 8 * 14 * 14
+    assert costs.loc["probabilities", "parameters"] == 16 * 10 + 10
+    assert costs.loc["probabilities", "multiply_adds"] == 16 * 10
+    assert costs.loc["block1_pool", "output"] == "14 × 14 × 4"
+
+
+@pytest.mark.parametrize("head", ["average", "flatten"])
+def test_costs_leave_no_parameter_out(head):
+    model = build_model(**SMALL, pooling_head=head)
+    assert layer_costs(model)["parameters"].sum() == model.count_params()
+
+
+def test_the_saved_network_needs_built_in_layers_only(tmp_path):
+    model = build_model(**SMALL)
+    model.save(tmp_path / "model.keras")
+    x = np.zeros((2, 28, 28, 1), dtype="float32")
+    again = tf.keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(again(x), model(x))

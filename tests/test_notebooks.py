@@ -1,0 +1,160 @@
+"""The contracts of the committed notebooks: parameters, order, outputs, and nothing of the machine that ran them."""
+
+import ast
+import json
+import re
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from fmnist_utils import pipeline, runs
+
+PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
+BANNED = r"\b(?:easily|just|simply|obviously|of course)\b"
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def output_texts(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield cell.id, output.get("text", "")
+            for kind, content in output.get("data", {}).items():
+                if not kind.startswith("image/png"):
+                    yield cell.id, content if isinstance(content, str) else json.dumps(content)
+
+
+def test_there_are_the_four_notebooks():
+    assert {path.stem for path in PATHS} >= set(pipeline.NOTEBOOKS)
+
+
+def test_every_code_cell_is_stored_executed_in_order(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "nbval skips a cell without a count in silence: `make notebooks`"
+
+
+def test_there_is_one_parameters_cell_and_papermill_reads_all_of_it(path, notebook):
+    (cell,) = tagged(notebook, "parameters")
+    lines = cell.source.splitlines()
+    seen = papermill.inspect_notebook(path)
+    assert len(seen) == len(lines)
+    for line, (name, facts) in zip(lines, seen.items(), strict=True):
+        assert re.fullmatch(rf"{name}: (str|int|float|bool|list) = [^=#]+  # [^=]+", line), line
+        assert facts["inferred_type_name"] == line.split(":")[1].split("=")[0].strip() and facts["help"]
+
+
+def test_the_committed_defaults_are_valid_and_equal_the_quick_parameters(path, notebook):
+    quick = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text())
+    defaults = {name: ast.literal_eval(facts["default"]) for name, facts in papermill.inspect_notebook(path).items()}
+    if path.name.startswith("04"):
+        del defaults["run_name"]  # empty: the newest run
+    assert runs.check_parameters(defaults) == defaults, "a parameter has no rule in runs.py"
+    assert {name: quick[name] for name in defaults if name in quick} == {
+        n: v for n, v in defaults.items() if n in quick
+    }
+
+
+def test_the_cell_after_the_parameters_validates_them(notebook):
+    cells = code_cells(notebook)
+    after = cells[cells.index(tagged(notebook, "parameters")[0]) + 1]
+    assert "runs.check_parameters(" in after.source
+
+
+def test_no_output_holds_a_path_a_time_a_warning_or_an_error(notebook):
+    forbidden = {
+        "an absolute path": r"(?<![\w.])/(?:home|root|tmp|usr|work|mnt|Users|opt|var)/|[A-Z]:\\\\",
+        "a time": r"\b\d+(?:\.\d+)? ?(?:s|ms|seconds|minutes)\b|\b\d+:\d\d\b|\b20\d\d-\d\d-\d\d",
+        "a warning": r"(?i)warning",
+        "an object's address": r"0x[0-9a-f]{6,}",
+    }
+    ignored = {cell.id for cell in tagged(notebook, "nbval-ignore-output")}
+    for cell_id, text in output_texts(notebook):
+        for what, pattern in forbidden.items():
+            if what == "a time" and cell_id in ignored:
+                continue
+            assert not re.search(pattern, text), f"cell {cell_id}: {what} in {text[:200]!r}"
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", f"cell {cell.id}"
+
+
+def test_the_metadata_holds_no_traces_of_a_machine(notebook):
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3" and set(notebook.metadata.language_info) == {"name"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "slideshow"}, cell.id
+
+
+def test_a_cell_whose_output_is_not_compared_is_followed_by_one_that_asserts(notebook):
+    cells = code_cells(notebook)
+    for cell in tagged(notebook, "nbval-ignore-output"):
+        following = cells[cells.index(cell) + 1 : cells.index(cell) + 3]
+        assert any("assert " in after.source for after in following), f"cell {cell.id}"
+
+
+def test_nothing_is_skipped_by_the_notebook_tests(notebook):
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    assert tags <= {"parameters", "nbval-ignore-output"}
+    assert not re.search(r"#\s*(?:NBVAL|PYTEST_VALIDATE)", "\n".join(cell.source for cell in code_cells(notebook)))
+
+
+def test_the_file_is_light(path):
+    assert path.stat().st_size < 1_000_000
+
+
+def test_cell_ids_are_short_names(notebook):
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z][a-z0-9-]{2,30}", name) for name in ids)
+
+
+def test_cells_are_short_and_explained(notebook):
+    sizes = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(notebook))
+    body = [n for n in sizes if n != len(tagged(notebook, "parameters")[0].source.splitlines())]
+    assert body[len(body) // 2] <= 4 and body[int(0.9 * len(body))] <= 10 and body[-1] <= 20
+    runs_of_code = "".join("c" if cell.cell_type == "code" else "m" for cell in notebook.cells)
+    assert "cccc" not in runs_of_code
+
+
+def test_the_text_has_goals_takeaways_and_exercises_and_no_banned_words(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for wanted in ("**You will learn**", "**Needs**", "**Produces**", "**Time**", "## Takeaways", "## Exercises"):
+        assert wanted in text
+    assert not re.search(BANNED, text, re.IGNORECASE), re.search(BANNED, text, re.IGNORECASE)
+    levels = [len(mark) for mark in re.findall(r"^(#+) ", text, re.MULTILINE)]
+    assert levels[0] == 1 and levels.count(1) == 1 and max(levels) <= 3
+
+
+def test_training_never_gives_the_test_images_a_name():
+    training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
+    names = {
+        node.id
+        for cell in code_cells(training)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name)
+    }
+    assert not [name for name in names if "test" in name]
+
+
+def test_the_reference_run_is_complete_and_small():
+    names = {path.name for path in runs.REFERENCE.iterdir()}
+    wanted = {runs.PARAMS, runs.METRICS, runs.MODEL, runs.HISTORY, runs.VALIDATION, runs.ENVIRONMENT}
+    assert names == wanted | {runs.TEST, runs.TEST_METRICS, "figures"}
+    assert sum(path.stat().st_size for path in runs.REFERENCE.iterdir()) < 6_000_000

@@ -1,0 +1,79 @@
+"""The README's commands work, or say that they need something a test does not have."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmnist_utils import runs
+
+README = (runs.ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+MARKED = [line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs conda)\)", line)]
+MAKE = [line for line in COMMANDS if line.startswith("make ")]
+PAPERMILL = [line for line in COMMANDS if line.startswith("papermill notebooks/")]
+# set-up and tests: this very test run has gone through them
+RUN_ELSEWHERE = ("python3 -m venv", "source ", "pip install -r", "python -m pytest", "python -m fmnist_utils.pipeline")
+SHORT = ["-p", "train_size", "500", "-p", "epochs", "1", "-y", "{filters: [4, 8], convs_per_block: [1, 1]}"]
+
+
+def words(line):
+    return shlex.split(line, comments=True)
+
+
+def tool(name):
+    return str(Path(sys.executable).parent / name)
+
+
+def test_every_command_is_tested_or_marked():
+    rest = [line for line in COMMANDS if line not in MAKE + MARKED + PAPERMILL]
+    rest = [line for line in rest if not line.startswith(RUN_ELSEWHERE)]
+    assert rest == ["papermill --help-notebook notebooks/03_training.ipynb", "python -m fmnist_utils.data"]
+    assert len(MARKED) == 3 and len(PAPERMILL) == 4
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_make_knows_the_target(line):
+    result = subprocess.run([*words(line), "-n"], cwd=runs.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_python_m_data_says_which_source_served():
+    command = [sys.executable, *words("-m fmnist_utils.data")]
+    result = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "SHA-256 checked. Source: " in result.stdout and not result.stderr
+
+
+def test_papermill_shows_every_parameter_with_its_type_and_help():
+    command = [tool("papermill"), "--help-notebook", "notebooks/03_training.ipynb"]
+    shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
+    assert "filters: list (default [32, 64, 128])" in " ".join(shown.split())
+    assert "label_smoothing: float" in shown and "Unknown" not in shown
+
+
+@pytest.mark.slow
+def test_the_papermill_commands_run_one_after_the_other(tmp_path):
+    """As they stand, but for a few options that shorten the training."""
+    for line in PAPERMILL:
+        command = words(line)
+        command[2] = str(tmp_path / "out.ipynb")
+        if "03_training" in line:
+            command += SHORT if "-y" not in command else SHORT[:6] + ["-y", "{convs_per_block: [1, 1, 1]}"]
+        result = subprocess.run([tool("papermill"), *command[1:]], cwd=runs.ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:txt|yml|toml|md|yaml))`", README)))
+)
+def test_a_file_that_is_named_exists(name):
+    assert (runs.ROOT / name).exists() or name.startswith(("runs/", "environment.json"))
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_a_link_leads_somewhere(link):
+    assert (runs.ROOT / link).is_file()
