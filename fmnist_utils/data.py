@@ -4,6 +4,7 @@ The data set is by Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf, 20
 `python -m fmnist_utils.data` fetches it, checks it, and says where it came from.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ import requests
 from filelock import FileLock, Timeout
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 
 from fmnist_utils.quiet import tf
 
@@ -88,17 +90,21 @@ def split_indices(y, fraction=0.2, seed=0, train_size=0):
     """
     index = np.arange(len(y))
     train, valid = train_test_split(index, test_size=fraction, stratify=y, random_state=seed)
+    if train_size not in (0, len(train)) and not len(CLASS_NAMES) <= train_size <= len(train) - len(CLASS_NAMES):
+        raise ValueError(
+            f"train_size = {train_size}: allowed are 0 or {len(train)} (the whole training part) and "
+            f"{len(CLASS_NAMES)} to {len(train) - len(CLASS_NAMES)}"
+        )
     if train_size and train_size < len(train):
         train, _ = train_test_split(train, train_size=train_size, stratify=y[train], random_state=seed)
-    elif train_size > len(train):
-        raise ValueError(f"train_size = {train_size}, but the training part has only {len(train)} images")
     return np.sort(train), np.sort(valid)
 
 
 def cache_folder():
     """Return the folder that Keras reads the data set from (~/.keras/datasets/fashion-mnist, or KERAS_HOME's)."""
-    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    if not os.access(home, os.W_OK):
+    user = Path.home()
+    home = Path(os.environ.get("KERAS_HOME") or user / ".keras").expanduser()
+    if not os.access(home, os.W_OK) or not (os.environ.get("KERAS_HOME") or os.access(user, os.W_OK)):
         home = Path("/tmp/.keras")  # Keras's own fallback (keras.utils.get_file)
     return home / "datasets" / "fashion-mnist"
 
@@ -134,24 +140,29 @@ def problems(folder):
     found = []
     for name, wanted in SHA256.items():
         path = Path(folder) / name
-        if not path.is_file():
-            found.append(f"{name} is not there")
-        else:
+        try:
             with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
-                    found.append(f"{name} is damaged or cut short ({path.stat().st_size:,} bytes, wrong SHA-256)")
+                true = hashlib.file_digest(file, "sha256").hexdigest() == wanted
+            if not true:
+                found.append(f"{name} is damaged or cut short ({path.stat().st_size:,} bytes, wrong SHA-256)")
+        except FileNotFoundError:
+            found.append(f"{name} is not there")
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error}")
     return found
 
 
 def _scratch(cache):
     # inside the cache: os.replace is only atomic within one file system
+    for left in cache.glob(".fetch-*"):  # by a process that was killed: we hold the lock
+        shutil.rmtree(left)
     return tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache)
 
 
 def _sources():
     """Yield (name, function that brings the four files into a folder), in the order in which they are tried."""
     if os.environ.get("FMNIST_DATA_DIR"):
-        folder = Path(os.environ["FMNIST_DATA_DIR"])
+        folder = Path(os.environ["FMNIST_DATA_DIR"]).expanduser()
         yield f"FMNIST_DATA_DIR ({folder})", lambda scratch: _copy(folder, scratch)
     yield f"the Debian package's folder {DEBIAN_FOLDER}", lambda scratch: _copy(DEBIAN_FOLDER, scratch)
     for url in URLS:
@@ -165,7 +176,9 @@ def _fetch(cache, scratch, trouble):
         folder.mkdir()
         try:
             bring(folder)
-        except (OSError, subprocess.SubprocessError) as error:  # requests' errors are OSErrors
+        except (OSError, HTTPError, subprocess.SubprocessError) as error:  # requests' errors are OSErrors
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise  # our own disk, not the source
             trouble.append(f"{source}: {_short(error)}")
             continue
         wrong = problems(folder)
@@ -193,11 +206,12 @@ def _copy(source, folder):
 def _download(url, folder):
     deadline = time.monotonic() + TOTAL_SECONDS
     for name in SHA256:
-        with requests.get(url + name, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
+        plain = {"Accept-Encoding": "identity"}  # the files are gzip already
+        with requests.get(url + name, stream=True, headers=plain, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
             response.raise_for_status()
-            size = int(response.headers.get("Content-Length", 0))
-            with (folder / name).open("wb") as file, _bar(name, size) as bar:
-                for chunk in response.iter_content(1 << 16):
+            size = response.headers.get("Content-Length", "")
+            with (folder / name).open("wb") as file, _bar(name, int(size) if size.isdigit() else None) as bar:
+                while chunk := response.raw.read1(1 << 16):  # what is there: iter_content would wait for all 64 KiB
                     file.write(chunk)
                     bar.update(len(chunk))
                     if time.monotonic() > deadline:
@@ -206,7 +220,7 @@ def _download(url, folder):
 
 def _bar(name, size):
     # only where somebody watches: a progress bar has no place in a stored notebook or in a log
-    return tqdm(desc=name, total=size or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+    return tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
 
 
 def _unpack_debian_package(folder):
@@ -218,8 +232,7 @@ def _unpack_debian_package(folder):
         own = _own_lists(folder)
         _apt(folder, *own, "update")
         _apt(folder, *own, "download", DEBIAN_PACKAGE)
-    package = next(folder.glob("*.deb"))
-    subprocess.run(["dpkg-deb", "-x", package, folder], check=True, capture_output=True, timeout=60)
+    subprocess.run(["dpkg-deb", "-x", *folder.glob("*.deb"), folder], check=True, capture_output=True, timeout=60)
     _copy(folder / DEBIAN_FOLDER.relative_to("/"), folder)
 
 
@@ -246,7 +259,7 @@ def _short(error):
     text = getattr(error, "stderr", None) or str(error)
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
+    return (lines[-1] if lines else type(error).__name__)[-200:]  # the cause stands last
 
 
 def main():
