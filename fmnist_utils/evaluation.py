@@ -34,9 +34,11 @@ def load_model(path):
             f"{path.name} is damaged or was not written by this project ({type(error).__name__}: {str(error)[:200]}). "
             "Train the run again: delete its folder, then run 03."
         ) from error
-    if model.input_shape[1:] != IMAGE_SHAPE or model.output_shape[1:] != (len(CLASS_NAMES),):
+    shapes = [getattr(model, name, None) for name in ("input_shape", "output_shape")]  # a model may have none yet
+    if shapes != [(None, *IMAGE_SHAPE), (None, len(CLASS_NAMES))]:
         raise ModelFileError(
-            f"{path.name} maps {model.input_shape} to {model.output_shape}: wanted is (None, 28, 28, 1) to (None, 10)."
+            f"{path.name} maps {shapes[0]} to {shapes[1]}: wanted is (None, 28, 28, 1) to (None, 10). "
+            "Train the run again: delete its folder, then run 03."
         )
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     return model

@@ -119,11 +119,11 @@ def layer_costs(costs, axs=None):
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
     for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (RIGHT, WRONG), strict=True):
         ax.barh(costs.index, costs[name], color=color)
+        ax.yaxis.set_inverted(True)
         ax.set(xlabel=name.replace("_", "-"))
         ax.grid(False, axis="y")
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.get_major_locator().set_params(nbins=4)
-    axs[0].invert_yaxis()
     return axs
 
 

@@ -112,7 +112,7 @@ def check_parameters(values):
 def _hint(kind, value):
     if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
         mantissa, exponent = re.split("[eE]", value)
-        return f". YAML reads {value} as text: write {mantissa}.0e{exponent}"
+        return f". YAML reads {value} as text: write {mantissa}.0e{int(exponent):+d}"
     if kind is list and isinstance(value, str):
         return f". papermill's -p gives text: write -y '{{NAME: {value}}}' or use a parameter file with -f"
     return ""
@@ -183,7 +183,7 @@ class Run:
 
 def runs_folder(runs_dir="runs"):
     """Return the folder of all runs, counted from the project's folder; FMNIST_RUNS_DIR replaces the default one."""
-    return ROOT / (os.environ.get("FMNIST_RUNS_DIR", runs_dir) if str(runs_dir) == "runs" else runs_dir)
+    return ROOT / ((os.environ.get("FMNIST_RUNS_DIR") or runs_dir) if str(runs_dir) == "runs" else runs_dir)
 
 
 def is_complete(folder):
@@ -200,6 +200,28 @@ def start(params):
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
     kept = {name: value for name, value in params.items() if name != "runs_dir"}
+    lock = _hold(folder)
+    run = Run(folder, kept, lock)
+    try:
+        _publish(run)
+        run.work.mkdir(exist_ok=True)  # publishing removes it
+        _refuse_other_parameters(run)
+        with written_whole(run.work / PARAMS) as temporary:
+            temporary.write_text(yaml.safe_dump(kept, sort_keys=False))
+    except OSError as error:
+        lock.release()
+        raise _cannot_write(folder, error) from error
+    except BaseException:
+        lock.release()
+        raise
+    return run
+
+
+def _cannot_write(folder, error):
+    return RunError(f"cannot write the run folder {folder}: {error}. Choose another runs_dir, or make room.")
+
+
+def _hold(folder):
     try:
         (folder / ".work").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
@@ -210,19 +232,8 @@ def start(params):
             "its run until it has finished or is shut down), or choose another run_name."
         ) from error
     except OSError as error:
-        raise RunError(
-            f"cannot write the run folder {folder}: {error}. Choose another runs_dir, or make room."
-        ) from error
-    run = Run(folder, kept, lock)
-    try:
-        _publish(run)
-        _refuse_other_parameters(run)
-        with written_whole(run.work / PARAMS) as temporary:
-            temporary.write_text(yaml.safe_dump(kept, sort_keys=False))
-    except BaseException:
-        lock.release()
-        raise
-    return run
+        raise _cannot_write(folder, error) from error
+    return lock
 
 
 def _refuse_other_parameters(run):
@@ -284,6 +295,7 @@ def _publish(run):
     if (run.work / METRICS).exists():  # nothing of an older run may seem to belong to the new one
         for name in (METRICS, TEST, TEST_METRICS):
             (run.folder / name).unlink(missing_ok=True)
+    (run.work / CHECKPOINT).unlink(missing_ok=True)  # or a training afresh could go on from it
     for name in _PUBLISHED:
         with suppress(FileNotFoundError):  # moved already, before the interruption
             os.replace(run.work / name, run.folder / name)
@@ -300,11 +312,15 @@ def find(run_name="", runs_dir="runs"):
     name = run_name or os.environ.get("FMNIST_DEFAULT_RUN", "") or _newest(home)
     folder = home / name
     if name == REFERENCE.name and not is_complete(folder):
-        shutil.copytree(REFERENCE, folder, dirs_exist_ok=True)
+        shutil.copytree(REFERENCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(METRICS))
+        with written_whole(folder / METRICS) as temporary:  # last: it makes the run complete
+            shutil.copyfile(REFERENCE / METRICS, temporary)
     if (folder / ".work" / _READY).exists():  # stopped between the training and the last rename
-        start({**yaml.safe_load((folder / ".work" / PARAMS).read_text()), "runs_dir": runs_dir}).lock.release(
-            force=True
-        )
+        lock = _hold(folder)
+        try:
+            _publish(Run(folder, {}))
+        finally:
+            lock.release()
     if not is_complete(folder):
         known = ", ".join(sorted(path.parent.name for path in home.glob(f"*/{METRICS}"))) or "none yet"
         state = "is not complete: its training was interrupted" if folder.exists() else "is not there"

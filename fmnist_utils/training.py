@@ -14,6 +14,7 @@ from fmnist_utils.runs import CHECKPOINT, written_whole
 
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
+SHIFT = 1  # pixels, the farthest
 ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
 
 
@@ -39,14 +40,14 @@ def learning_rate_schedule(schedule, learning_rate, epochs, steps_per_epoch):
 def augment_batch(x, augment, random, mirrored):
     """Return a changed copy of a batch of images: mirrored, shifted, or with a rectangle erased.
 
-    x: (n, 28, 28, 1) float32. augment: "none", "flip", "flip_shift" (by up to 2 pixels, zeros come in), or
+    x: (n, 28, 28, 1) float32. augment: "none", "flip", "flip_shift" (by up to SHIFT pixels, zeros come in), or
     "flip_shift_erase" (half of the images lose a rectangle to a grey; Zhong et al. 2017, arXiv:1708.04896). random: a
     NumPy Generator. mirrored: (n,) bool, which images to mirror. Returns an array like x.
     """
     n, height, width, _ = x.shape
     if augment == "none":
         return x.copy()
-    reach = 2 if "shift" in augment else 0
+    reach = SHIFT if "shift" in augment else 0
     top, left = random.integers(0, 2 * reach + 1, (2, n, 1))
     rows = top + np.arange(height)
     columns = left + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))

@@ -92,14 +92,16 @@ def test_flip_mirrors_each_image_in_every_other_epoch(images):
     assert (before != mirrored).all() and before.any() and mirrored.any()
 
 
-def test_shift_moves_by_at_most_two_pixels_and_brings_in_zeros():
+def test_shift_moves_by_at_most_its_reach_and_brings_in_zeros():
     x = np.zeros((200, 28, 28, 1), dtype="float32")
     x[:, 13, 13] = 1
     moved = training.augment_batch(x, "flip_shift", np.random.default_rng(0), np.zeros(200, bool))
     places = np.argwhere(moved)[:, 1:3] - 13
-    assert len(places) == 200 and np.abs(places).max() == 2 and len(np.unique(places, axis=0)) == 25
+    reach = training.SHIFT
+    assert len(places) == 200 and np.abs(places).max() == reach
+    assert len(np.unique(places, axis=0)) == (2 * reach + 1) ** 2
     bright = training.augment_batch(np.ones_like(x), "flip_shift", np.random.default_rng(0), np.zeros(200, bool))
-    assert bright[:, 2:-2, 2:-2].min() == 1 and bright.min() == 0
+    assert bright[:, reach:-reach, reach:-reach].min() == 1 and bright.min() == 0
 
 
 def test_erase_puts_one_grey_rectangle_into_about_half_of_the_images():

@@ -1,0 +1,239 @@
+"""Each figure shows the numbers it is given, is labelled, and can be drawn into given Axes."""
+
+import ast
+import inspect
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from fmnist_utils import plots
+
+plt.switch_backend("Agg")
+RANDOM = np.random.default_rng(0)
+NAMES = list("ABCDEFGHIJ")
+IMAGES = RANDOM.random((5, 28, 28))
+MATRIX = RANDOM.permutation(100).reshape(10, 10)
+HISTORY = pd.DataFrame(
+    RANDOM.random((4, 5)), pd.Index([1, 2, 3, 4], name="epoch"),
+    ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"],
+)  # fmt: skip
+SCORES = pd.DataFrame(RANDOM.random((10, 4)), NAMES, ["precision", "recall", "f1", "images"])
+COUNTS = pd.DataFrame(RANDOM.integers(1, 900, (10, 2)), NAMES, ["training", "validation"])
+COSTS = pd.DataFrame({"output": ["a", "b", "c"], "parameters": [10, 0, 30], "multiply_adds": [5, 7, 0]}, list("xyz"))
+SHARES, EDGES = pd.DataFrame(RANDOM.dirichlet(np.ones(8), 10), NAMES), np.linspace(0, 256, 9)
+VALUES = [RANDOM.random((20, 5)), 3 + RANDOM.random(70)]
+Y = np.array([0, 1, 2, 3, 4])
+Y_PROB = np.zeros((5, 10))
+Y_PROB[:, 7:] = [0.3, 0.2, 0.1]
+Y_PROB[0, 0] = Y_PROB[4, 4] = 0.4  # right
+Y_PROB[1, 1] = 0.25  # wrong, the true class is second
+
+ONE = {
+    "class_counts": lambda **ax: plots.class_counts(COUNTS, **ax),
+    "value_histogram": lambda **ax: plots.value_histogram(VALUES, "weight", ["first", "second"], **ax),
+    "learning_rate": lambda **ax: plots.learning_rate(HISTORY, **ax),
+    "confusion_matrix": lambda **ax: plots.confusion_matrix(MATRIX, NAMES, **ax),
+    "per_class": lambda **ax: plots.per_class(SCORES, **ax),
+}
+SEVERAL = {
+    "pixel_histograms": lambda **axs: plots.pixel_histograms(SHARES, EDGES, **axs),
+    "learning_curves": lambda **axs: plots.learning_curves(HISTORY, 3, **axs),
+    "layer_costs": lambda **axs: plots.layer_costs(COSTS, **axs),
+}
+PICTURES = {
+    "image_grid": lambda: plots.image_grid(IMAGES, titles=list("vwxyz"), columns=3),
+    "predictions": lambda: plots.predictions(IMAGES, Y, Y_PROB, NAMES, columns=2),
+}
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_every_public_function_is_tried_here():
+    public = {name for name, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
+    assert {name for name in public if name[0] != "_"} == {*ONE, *SEVERAL, *PICTURES, "use_style", "save"}
+
+
+def test_plots_imports_no_module_of_the_package_and_nothing_that_computes_metrics():
+    nodes = list(ast.walk(ast.parse(inspect.getsource(plots))))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= {"math", "pathlib", "matplotlib", "numpy", "seaborn"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("draw", (ONE | SEVERAL).values(), ids=ONE | SEVERAL)
+def test_a_figure_returns_its_axes_and_both_data_axes_are_labelled_or_name_categories(draw):
+    with mpl.rc_context():
+        plots.use_style()
+        axs = np.ravel(draw())
+        axs[0].figure.canvas.draw()
+    for ax in axs:
+        assert isinstance(ax, plt.Axes)
+        assert ax.has_data()
+        for axis, siblings in ((ax.xaxis, ax.get_shared_x_axes()), (ax.yaxis, ax.get_shared_y_axes())):
+            axes = [getattr(twin, f"{axis.axis_name}axis") for twin in siblings.get_siblings(ax)]
+            categories = {text.get_text() for axis in axes for text in axis.get_ticklabels()}
+            assert any(axis.get_label_text() for axis in axes) or categories in ({*NAMES}, {*COSTS.index})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_pictures_have_no_ticks_that_would_need_a_label(draw):
+    axs = draw()
+    axs.flat[0].figure.canvas.draw()
+    assert [(*ax.get_xticks(), *ax.get_yticks()) for ax in axs.flat] == [()] * axs.size
+
+
+@pytest.mark.parametrize("draw", ONE.values(), ids=ONE)
+def test_a_figure_is_drawn_into_the_given_axes(draw):
+    fig, ax = plt.subplots()
+    assert draw(ax=ax) is ax
+    assert ax.has_data()
+    assert plt.get_fignums() == [fig.number]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_plots_are_drawn_into_the_given_array_of_axes(name):
+    fig, axs = plt.subplots(*((2, 5) if name == "pixel_histograms" else (1, 2)))
+    assert SEVERAL[name](axs=axs) is axs
+    assert all(ax.has_data() for ax in axs.flat)
+    assert plt.get_fignums() == [fig.number]
+
+
+def test_image_grid_shows_each_image_under_its_title_and_leaves_the_rest_empty():
+    axs = plots.image_grid(IMAGES[..., None], titles=list("vwxyz"), columns=3, row_labels=["first", "second"])
+    assert axs.shape == (2, 3)
+    for ax, image, title in zip(axs.flat, IMAGES, "vwxyz", strict=False):
+        assert_array_equal(ax.images[0].get_array(), image)
+        assert ax.get_title() == title
+    assert not axs[1, 2].has_data()
+    assert [ax.get_ylabel() for ax in axs[:, 0]] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [({}, [(0, 8), (0, 8)]), ({"shared": False}, [(0, 2), (0, 8)]),
+     ({"diverging": True}, [(-8, 8), (-8, 8)]), ({"diverging": True, "shared": False}, [(-2, 2), (-8, 8)])],
+)  # fmt: skip
+def test_image_grid_scales_colours_over_all_images_or_each_and_around_0(options, limits):
+    axs = plots.image_grid(np.array([[[0, 1], [1, 2]], [[0, 3], [7, 8]]], "uint8"), **options)
+    assert [ax.images[0].get_clim() for ax in axs.flat[:2]] == limits
+
+
+def test_class_counts_draws_a_bar_a_class_and_part_from_the_top_down():
+    ax = plots.class_counts(COUNTS)
+    for bars, part in zip(ax.containers, COUNTS, strict=True):
+        assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, count) for count in COUNTS[part]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(COUNTS)
+    assert [text.get_text() for text in ax.get_yticklabels()] == NAMES
+    assert ax.yaxis_inverted()
+
+
+def test_pixel_histograms_draws_the_given_shares_between_the_given_edges():
+    for ax, name in zip(plots.pixel_histograms(SHARES, EDGES).flat, NAMES, strict=True):
+        assert ax.get_title() == name
+        assert_array_equal(ax.patches[0].get_data().values, SHARES.loc[name])
+        assert_array_equal(ax.patches[0].get_data().edges, EDGES)
+
+
+def test_value_histogram_counts_every_value_in_bins_common_to_all_sets():
+    ax = plots.value_histogram(VALUES, "weight", ["first", "second"])
+    outlines = {patch.get_label(): patch.get_xy() for patch in ax.patches}
+    assert {name: xy[1:-1:2, 1].sum() for name, xy in outlines.items()} == {"first": 100, "second": 70}
+    assert_array_equal(outlines["first"][:, 0], outlines["second"][:, 0])
+    assert ax.get_xlabel() == "weight"
+
+
+@pytest.mark.parametrize("best_epoch", [None, 3])
+def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_kept_one(best_epoch):
+    for ax, name in zip(plots.learning_curves(HISTORY, best_epoch), ("loss", "accuracy"), strict=True):
+        assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] + [":"] * bool(best_epoch)
+        for line, column in zip(ax.lines, (name, f"val_{name}"), strict=False):
+            assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+            assert_array_equal(line.get_ydata(), HISTORY[column])
+        assert [line.get_label() for line in ax.lines[:2]] == ["training", "validation"]
+        assert [list(line.get_xdata()) for line in ax.lines[2:]] == [[3, 3]] * bool(best_epoch)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
+
+
+def test_learning_rate_draws_the_rate_of_each_epoch_from_0_up():
+    ax = plots.learning_rate(HISTORY)
+    assert_array_equal(ax.lines[0].get_xydata(), HISTORY["learning_rate"].reset_index())
+    assert ax.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_layer_costs_draws_parameters_and_multiply_adds_from_the_first_layer_down(given):
+    axs = plots.layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
+    assert [[bar.get_width() for bar in ax.containers[0]] for ax in axs] == [[10, 0, 30], [5, 7, 0]]
+    assert [ax.get_xlabel() for ax in axs] == ["parameters", "multiply-adds"]
+    assert [text.get_text() for text in axs[0].get_yticklabels()] == ["x", "y", "z"]
+    assert all(ax.yaxis_inverted() for ax in axs)
+
+
+def test_confusion_matrix_writes_each_number_at_its_true_row_and_predicted_column():
+    ax = plots.confusion_matrix(MATRIX, NAMES)
+    written = {text.get_position(): int(text.get_text()) for text in ax.texts}
+    assert written == {(j + 0.5, i + 0.5): MATRIX[i, j] for i in range(10) for j in range(10)}
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("true class", "predicted class")
+    for axis in (ax.yaxis, ax.xaxis):
+        assert [text.get_text() for text in axis.get_ticklabels()] == NAMES
+        assert_array_equal(axis.get_ticklocs(), np.arange(10) + 0.5)
+    assert ax.yaxis_inverted()
+    assert_array_equal(np.reshape(ax.collections[0].get_array(), (10, 10)), MATRIX * (1 - np.eye(10)))
+
+
+def test_per_class_puts_each_dot_at_its_class():
+    ax = plots.per_class(SCORES)
+    assert [line.get_label() for line in ax.lines] == ["precision", "recall", "F1"]
+    assert {text.get_text(): row for text, row in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)} == {
+        name: row for row, name in enumerate(NAMES)
+    }
+    for line, column in zip(ax.lines, ("precision", "recall", "f1"), strict=True):
+        assert_array_equal(line.get_xdata(), SCORES[column])
+        assert_array_equal(line.get_ydata(), range(10))
+
+
+@pytest.mark.parametrize(
+    ("i", "texts", "colours", "shares"),
+    [(0, ["A 40%", "H 30%", "I 20%"], [plots.RIGHT, plots.PLAIN, plots.PLAIN], [0.4, 0.3, 0.2]),
+     (1, ["H 30%", "B 25%", "I 20%"], [plots.WRONG, plots.RIGHT, plots.PLAIN], [0.3, 0.25, 0.2]),
+     (3, ["H 30%", "I 20%", "J 10%"], [plots.WRONG, plots.PLAIN, plots.PLAIN], [0.3, 0.2, 0.1])],
+    ids=["right", "second choice", "not among three"],
+)  # fmt: skip
+def test_predictions_colours_right_and_wrong_choices_beside_the_image(i, texts, colours, shares):
+    axs = plots.predictions(IMAGES, Y, Y_PROB, NAMES, columns=2)
+    assert axs.shape == (3, 4)
+    picture, bars = axs.reshape(-1, 2)[i]
+    assert_array_equal(picture.images[0].get_array(), IMAGES[i])
+    assert picture.get_title() == NAMES[i]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == colours
+    assert_allclose([bar.get_width() for bar in bars.patches], shares)
+    assert [text.get_text() for text in bars.texts] == texts
+
+
+def test_use_style_sets_the_projects_look():
+    with mpl.rc_context():
+        plots.use_style()
+        assert (mpl.rcParams["axes.spines.top"], mpl.rcParams["image.cmap"]) == (False, "gray_r")
+        assert [to_hex(f"C{i}").upper() for i in range(2)] == [plots.RIGHT, plots.WRONG]
+
+
+@pytest.mark.parametrize("draw", [ONE["per_class"], SEVERAL["learning_curves"]])
+def test_save_makes_the_folder_and_writes_a_png_that_names_no_software(draw, tmp_path):
+    path = tmp_path / "figures" / "deep" / "figure.png"
+    plots.save(draw(), path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert {"Software", "Creation Time", "Author"}.isdisjoint(image.info)
+        assert min(image.size) > 100
