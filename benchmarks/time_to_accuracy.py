@@ -1,0 +1,259 @@
+"""Seconds of training until a validation accuracy is reached: our recipes and those people would use instead.
+
+python benchmarks/time_to_accuracy.py [--only plain quick …] [--seeds 3]     (`make bench` runs all of it)
+
+Every recipe trains on one stratified split, in a process of its own, one after the other. Each finished training is
+kept in benchmarks/results/trainings/, so the command goes on where it was stopped. Seconds are of training alone. The
+test set is judged once, at the end, with the weights that the recipe keeps; nothing is chosen on it.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import yaml
+
+from fmnist_utils import plots, runs
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+TRAININGS = RESULTS / "trainings"
+OURS = ("quick", "full")
+THEIRS = ("plain", "tensorflow_basic", "keras_convnet", "hands_on_ml")
+SEEDS = {"quick": 5, "full": 5, "plain": 3, "tensorflow_basic": 3, "keras_convnet": 3, "hands_on_ml": 1}
+GOAL = 0.93
+
+
+def their_recipe(name):
+    """Return an uncompiled network, its optimizer, batch size and epochs: written from the published settings."""
+    from fmnist_utils.quiet import tf
+
+    layers, adam = tf.keras.layers, tf.keras.optimizers.Adam(0.001)
+    if name == "plain":  # the brief, as anyone would write it down
+        parts = [
+            part
+            for filters in (32, 64, 128)
+            for part in (
+                layers.Conv2D(filters, 3, padding="same", activation="relu"),
+                layers.BatchNormalization(),
+                layers.Conv2D(filters, 3, padding="same", activation="relu"),
+                layers.BatchNormalization(),
+                layers.MaxPooling2D(),
+                layers.Dropout(0.25),
+            )
+        ]
+        parts += [layers.GlobalAveragePooling2D(), layers.Dense(128, activation="relu")]
+        parts += [layers.BatchNormalization(), layers.Dropout(0.5)]
+        settings = adam, 64, 50
+    elif name == "tensorflow_basic":  # tensorflow.org/tutorials/keras/classification
+        parts, settings = [layers.Flatten(), layers.Dense(128, activation="relu")], (adam, 32, 10)
+    elif name == "keras_convnet":  # keras.io/examples/vision/mnist_convnet
+        parts = [layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D()]
+        parts += [layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(0.5)]
+        settings = adam, 128, 15
+    elif name == "hands_on_ml":  # Géron, Hands-On Machine Learning, 3rd edition, chapter 14
+        conv = {"kernel_size": 3, "padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+        parts = [layers.Conv2D(64, **{**conv, "kernel_size": 7}), layers.MaxPooling2D()]
+        for filters in (128, 256):
+            parts += [layers.Conv2D(filters, **conv), layers.Conv2D(filters, **conv), layers.MaxPooling2D()]
+        parts += [layers.Flatten()]
+        for units in (128, 64):
+            parts += [layers.Dense(units, activation="relu", kernel_initializer="he_normal"), layers.Dropout(0.5)]
+        settings = tf.keras.optimizers.Nadam(0.001), 32, 10
+    model = tf.keras.Sequential([tf.keras.Input((28, 28, 1)), *parts, layers.Dense(10, activation="softmax")])
+    return model, *settings
+
+
+def train(name, seed, epochs=None):
+    """Train one recipe with one seed and return what is to be known of it. Called in a process of its own."""
+    from fmnist_utils import data, evaluation, training
+    from fmnist_utils.model import build_model
+    from fmnist_utils.quiet import tf
+
+    params = yaml.safe_load((runs.ROOT / "params" / f"{name}.yaml").read_text()) if name in OURS else {}
+    (x_raw, y_raw), (x_test_raw, y_test) = data.load_raw()
+    train_index, valid_index = data.split_indices(y_raw, params.get("validation_fraction", 0.2), 0)
+    x_train, y_train = data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])
+    x_valid, y_valid = data.scale(x_raw[valid_index]), data.one_hot(y_raw[valid_index])
+    tf.keras.utils.set_random_seed(seed)
+    if name in OURS:
+        tf.config.experimental.enable_op_determinism()
+        parts = ("filters", "convs_per_block", "kernel_size", "dropout", "dense_units", "batch_norm", "pooling_head")
+        model = build_model(**{part: params[part] for part in parts})
+        steps = -(-len(x_train) // params["batch_size"])
+        adam = training.learning_rate_schedule(params["schedule"], params["learning_rate"], params["epochs"], steps)
+        loss = tf.keras.losses.CategoricalCrossentropy(label_smoothing=params["label_smoothing"])
+        model.compile(tf.keras.optimizers.Adam(adam), loss=loss, metrics=["accuracy"])
+        options = {key: params[key] for key in ("epochs", "batch_size", "patience", "early_stopping", "augment")}
+        history = training.fit(model, x_train, y_train, x_valid, y_valid, seed=seed, **options)
+        best = history.attrs["best_epoch"]
+    else:
+        model, optimizer, batch_size, their_epochs = their_recipe(name)
+        model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+        watch = Watch()
+        stop = tf.keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+        fitted = model.fit(
+            x_train, y_train, batch_size=batch_size, epochs=epochs or their_epochs, verbose=0,
+            validation_data=(x_valid, y_valid), validation_batch_size=1000,
+            callbacks=[watch.callback(), *([stop] if name == "plain" else [])],
+        )  # fmt: skip
+        history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds)
+        best = stop.best_epoch + 1 if name == "plain" else len(history)
+    y_prob = evaluation.predict(model, data.scale(x_test_raw))
+    seconds = history["seconds"].cumsum()
+    return {
+        "recipe": name,
+        "seed": seed,
+        "val_accuracy": history["val_accuracy"].round(6).tolist(),
+        "accuracy": history["accuracy"].round(6).tolist(),
+        "seconds": seconds.round(2).tolist(),
+        "best_epoch": int(best),
+        "test_accuracy": float(np.mean(y_prob.argmax(axis=1) == y_test)),
+        "train_seconds": float(seconds.iloc[-1]),
+        "images_per_second": len(x_train) * len(history) / float(seconds.iloc[-1]),
+        "model_parameters": model.count_params(),
+        "gflop_per_image": 6 * multiply_adds(model) / 1e9,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "environment": runs.environment(),
+    }
+
+
+class Watch:
+    """Seconds of each epoch's training, without its validation."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def callback(self):
+        from fmnist_utils.quiet import tf
+
+        def begin(epoch, logs):
+            self.began = time.perf_counter()
+
+        def batch_end(batch, logs):
+            self.now = time.perf_counter()
+
+        def end(epoch, logs):
+            self.seconds.append(self.now - self.began)
+            print(f"epoch {epoch + 1}: {logs['val_accuracy']:.4f} after {sum(self.seconds):.0f} s", flush=True)
+
+        callback = tf.keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
+        callback.on_train_batch_end = batch_end
+        return callback
+
+
+def multiply_adds(model):
+    """Count one image's multiply-adds in convolutions and dense layers; training does three times as many."""
+    from fmnist_utils.model import layer_costs
+
+    return int(layer_costs(model)["multiply_adds"].sum())
+
+
+def matrix_peak():
+    """Measure the machine's float32 matrix product: GFLOP/s, median of 15 products of 2048 × 2048."""
+    a = np.random.default_rng(0).random((2048, 2048), dtype="float32")
+    seconds = []
+    for _ in range(15):
+        began = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - began)
+    return 2 * 2048**3 / float(np.median(seconds)) / 1e9
+
+
+def seconds_to(goal, training):
+    """Return the seconds until validation accuracy first reached `goal`, and whether it did; else all its seconds."""
+    for accuracy, seconds in zip(training["val_accuracy"], training["seconds"], strict=True):
+        if accuracy >= goal:
+            return seconds, True
+    return training["seconds"][-1], False
+
+
+def summarize(trainings, peak):
+    """Return what time_to_accuracy.json holds: a summary a recipe, and the ratio of the plain recipe to ours."""
+    result = {"goal": GOAL, "matrix_product_gflops": round(peak, 1), "cpu": trainings[0]["environment"]["cpu"]}
+    result |= {"cores": trainings[0]["environment"]["cores"], "system": platform.system()}
+    for name in dict.fromkeys(training["recipe"] for training in trainings):
+        runs_of = [training for training in trainings if training["recipe"] == name]
+        test = np.array([training["test_accuracy"] for training in runs_of])
+        to_goal = [seconds_to(GOAL, training) for training in runs_of]
+        epoch_seconds = np.concatenate([np.diff(training["seconds"], prepend=0) for training in runs_of])
+        speed = float(np.median([training["images_per_second"] for training in runs_of]))
+        result[name] = {
+            "seeds": [training["seed"] for training in runs_of],
+            "test_accuracy_mean": round(float(test.mean()), 5),
+            "test_accuracy_std": round(float(test.std(ddof=1)), 5) if len(test) > 1 else None,
+            "val_accuracy_mean": round(float(np.mean([t["val_accuracy"][t["best_epoch"] - 1] for t in runs_of])), 5),
+            "train_seconds_median": round(float(np.median([training["train_seconds"] for training in runs_of])), 1),
+            "epoch_seconds_median": round(float(np.median(epoch_seconds)), 2),
+            "seconds_to_goal_median": round(float(np.median([seconds for seconds, _ in to_goal])), 1),
+            "reached_goal": [reached for _, reached in to_goal],
+            "images_per_second": round(speed, 1),
+            "share_of_matrix_peak": round(speed * runs_of[0]["gflop_per_image"] / peak, 3),
+            "peak_memory_mb": round(max(training["peak_memory_mb"] for training in runs_of)),
+            "model_parameters": runs_of[0]["model_parameters"],
+        }
+    ours = [
+        result[name]["seconds_to_goal_median"] for name in OURS if name in result and all(result[name]["reached_goal"])
+    ]
+    if "plain" in result and ours:
+        result["ratio_to_93"] = round(result["plain"]["seconds_to_goal_median"] / min(ours), 2)
+    return result
+
+
+def draw(trainings, path):
+    """Draw validation accuracy against seconds of training, a line a training, logarithmic time."""
+    plots.use_style()
+    ax = plt.subplots(figsize=(9, 5))[1]
+    colors = dict(
+        zip(
+            dict.fromkeys(t["recipe"] for t in trainings),
+            plt.rcParams["axes.prop_cycle"].by_key()["color"],
+            strict=False,
+        )
+    )
+    for training in trainings:
+        label = training["recipe"].replace("_", " ") if training["seed"] == 0 else None
+        ax.plot(
+            training["seconds"], training["val_accuracy"], ".-", color=colors[training["recipe"]], lw=1.2, label=label
+        )
+    ax.axhline(GOAL, color="#555555", linestyle=":", linewidth=1)
+    ax.set(xscale="log", xlabel="seconds of training (logarithmic)", ylabel="validation accuracy", ylim=(0.8, 0.96))
+    ax.legend(loc="lower right")
+    plots.save(ax, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=OURS + THEIRS, default=OURS + THEIRS, help="recipes to train")
+    parser.add_argument("--seeds", type=int, help="seeds of each recipe (default: 5 of ours, 3 of theirs)")
+    parser.add_argument("--one", nargs=2, metavar=("RECIPE", "SEED"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    TRAININGS.mkdir(parents=True, exist_ok=True)
+    if arguments.one:
+        name, seed = arguments.one[0], int(arguments.one[1])
+        runs.write_json(TRAININGS / f"{name}-{seed}.json", train(name, seed))
+        return
+    for name in arguments.only:
+        for seed in range(arguments.seeds or SEEDS[name]):
+            if not (TRAININGS / f"{name}-{seed}.json").exists():
+                print(f"--- {name}, seed {seed}", flush=True)
+                subprocess.run([sys.executable, __file__, "--one", name, str(seed)], check=True)
+    trainings = [json.loads(path.read_text()) for path in sorted(TRAININGS.glob("*.json"))]
+    result = summarize(trainings, matrix_peak())
+    runs.write_json(RESULTS / "time_to_accuracy.json", result)
+    draw(trainings, RESULTS / "time_to_accuracy.png")
+    table = pd.DataFrame({name: result[name] for name in OURS + THEIRS if name in result}).T
+    print(table.drop(columns=["seeds", "reached_goal"]).to_string())
+    print("plain recipe / ours, seconds to 93 %:", result.get("ratio_to_93", "not measured"))
+
+
+if __name__ == "__main__":
+    main()
