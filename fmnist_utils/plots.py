@@ -104,12 +104,11 @@ def learning_curves(history, best_epoch=None, axs=None):
     return axs
 
 
-def learning_rate(history, ax=None):
-    """Draw the learning rate at the end of each epoch. history: frame indexed by epoch with learning_rate."""
+def learning_rate(epochs, rates, ax=None):
+    """Draw the planned learning rate. epochs: (n,) where, counted in epochs from 0, not whole ones. rates: (n,)."""
     ax = ax or plt.subplots(figsize=(6, 2.8))[1]
-    ax.plot(history.index, history["learning_rate"], "o-")
-    ax.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.plot(epochs, rates)
+    ax.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, None))
     return ax
 
 

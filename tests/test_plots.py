@@ -37,7 +37,7 @@ Y_PROB[1, 1] = 0.25  # wrong, the true class is second
 ONE = {
     "class_counts": lambda **ax: plots.class_counts(COUNTS, **ax),
     "value_histogram": lambda **ax: plots.value_histogram(VALUES, "weight", ["first", "second"], **ax),
-    "learning_rate": lambda **ax: plots.learning_rate(HISTORY, **ax),
+    "learning_rate": lambda **ax: plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0], **ax),
     "confusion_matrix": lambda **ax: plots.confusion_matrix(MATRIX, NAMES, **ax),
     "per_class": lambda **ax: plots.per_class(SCORES, **ax),
 }
@@ -166,9 +166,9 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
-def test_learning_rate_draws_the_rate_of_each_epoch_from_0_up():
-    ax = plots.learning_rate(HISTORY)
-    assert_array_equal(ax.lines[0].get_xydata(), HISTORY["learning_rate"].reset_index())
+def test_learning_rate_draws_the_planned_rates_from_0_up():
+    ax = plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0])
+    assert_array_equal(ax.lines[0].get_xydata(), [[0, 0.1], [0.5, 0.3], [1, 0]])
     assert ax.get_ylim()[0] == 0
 
 

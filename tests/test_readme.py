@@ -1,5 +1,6 @@
 """The README's commands work, or say that they need something a test does not have."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -72,6 +73,19 @@ def test_the_papermill_commands_run_one_after_the_other(tmp_path):
 )
 def test_a_file_that_is_named_exists(name):
     assert (runs.ROOT / name).exists() or name.startswith(("runs/", "environment.json"))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("quick", "reference"), ("full", "benchmarks/results/full")])
+def test_the_measured_numbers_stand_in_the_files_of_a_run(name, folder):
+    metrics, test = (json.loads((runs.ROOT / folder / f).read_text()) for f in (runs.METRICS, runs.TEST_METRICS))
+    low, high = test["test_accuracy_low"], test["test_accuracy_high"]
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `params/{name}.yaml` |")]
+    assert row.split(" | ")[1:] == [
+        f"{metrics['train_seconds']:.0f} s, {metrics['epochs_run']} epochs",
+        f"{metrics['val_accuracy']:.2%}".replace("%", " %"),
+        f"{test['test_accuracy']:.2%} ({low:.2%} to {high:.2%})".replace("%", " %").replace(" % to", " to"),
+        f"{metrics['model_parameters']:,} |",
+    ]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
