@@ -314,7 +314,7 @@ def find(run_name="", runs_dir="runs"):
     if name == REFERENCE.name and not is_complete(folder):
         shutil.copytree(REFERENCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(METRICS))
         with written_whole(folder / METRICS) as temporary:  # last: it makes the run complete
-            shutil.copyfile(REFERENCE / METRICS, temporary)
+            shutil.copy2(REFERENCE / METRICS, temporary)  # with its time, or it would seem the newest run
     if (folder / ".work" / _READY).exists():  # stopped between the training and the last rename
         lock = _hold(folder)
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from fmnist_utils.quiet import tf
-from fmnist_utils.runs import CHECKPOINT, written_whole
+from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
@@ -161,19 +162,28 @@ class _Keeper(callbacks.Callback):
         self.rows, self.stopped, self.restored = [], False, {}
 
     def restore(self):
-        """Load the checkpoint, if there is one; return the number of epochs that are done."""
+        """Load the checkpoint, if there is one; return the number of epochs that are done. Raises RunError."""
         if self.path and self.path.exists():
-            self.model.optimizer.build(self.model.trainable_variables)
-            with np.load(self.path, allow_pickle=False) as kept:
-                self.model.set_weights([kept[f"weight{i}"] for i in range(len(self.model.weights))])
-                for i, variable in enumerate(self.model.optimizer.variables):
-                    variable.assign(kept[f"optimizer{i}"])
-                state = json.loads(str(kept["state"]))
-                best = [kept[f"best{i}"] for i in range(len(self.model.weights))] if "best0" in kept else None
-            self.rows, self.stopped = state["rows"], state["stopped"]
-            self.restored = {**state["stopping"], "best_weights": best}
+            try:
+                self._load()
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise RunError(
+                    f"the checkpoint {self.path} is damaged or belongs to another network ({error}). "
+                    "Delete it to train afresh."
+                ) from error
             self._restore_stopping()
         return len(self.rows)
+
+    def _load(self):
+        self.model.optimizer.build(self.model.trainable_variables)
+        with np.load(self.path, allow_pickle=False) as kept:
+            self.model.set_weights([kept[f"weight{i}"] for i in range(len(self.model.weights))])
+            for i, variable in enumerate(self.model.optimizer.variables):
+                variable.assign(kept[f"optimizer{i}"])
+            state = json.loads(str(kept["state"]))
+            best = [kept[f"best{i}"] for i in range(len(self.model.weights))] if "best0" in kept else None
+        self.rows, self.stopped = state["rows"], state["stopped"]
+        self.restored = {**state["stopping"], "best_weights": best}
 
     def _restore_stopping(self):
         for name, value in self.restored.items():
@@ -196,13 +206,8 @@ class _Keeper(callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         rate = float(self.model.optimizer.learning_rate)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        row = {
-            "epoch": epoch + 1,
-            **{n: float(logs[n]) for n in names},
-            "learning_rate": rate,
-            "seconds": self.seconds,
-        }
-        self.rows.append(row)
+        scores = {name: float(logs[name]) for name in names}
+        self.rows.append({"epoch": epoch + 1, **scores, "learning_rate": rate, "seconds": self.seconds})
         self.stopped = bool(self.model.stop_training)
         if self.path:
             self._save()
@@ -239,10 +244,9 @@ class _Progress(callbacks.Callback):
         now = time.perf_counter()
         if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
-            left = (
-                (self.epochs * self.params["steps"] - self.steps_before - self.steps) * (now - self.began) / self.steps
-            )
-            self._draw(self.steps_before + self.steps, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
+            done = self.steps_before + self.steps
+            left = (self.epochs * self.params["steps"] - done) * (now - self.began) / self.steps
+            self._draw(done, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
 
     def on_epoch_end(self, epoch, logs=None):
         # written without seconds: a notebook is stored with these lines

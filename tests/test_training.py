@@ -7,7 +7,7 @@ import pytest
 from fmnist_utils import training
 from fmnist_utils.model import build_model
 from fmnist_utils.quiet import tf
-from fmnist_utils.runs import CHECKPOINT
+from fmnist_utils.runs import CHECKPOINT, RunError
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +215,18 @@ def test_a_failed_checkpoint_leaves_the_one_before(images, tmp_path, monkeypatch
         trained(images, tmp_path, epochs=3)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[: len(old) // 2], lambda old: b"no archive", None])
+def test_a_checkpoint_that_is_damaged_or_of_another_network_is_named(images, tmp_path, monkeypatch, damage):
+    trained(images, tmp_path, epochs=1)
+    if damage:
+        (tmp_path / CHECKPOINT).write_bytes(damage((tmp_path / CHECKPOINT).read_bytes()))
+    else:
+        narrower = build_model(filters=(4, 6), convs_per_block=(1, 1), dropout=0.2, dense_units=8)
+        monkeypatch.setitem(globals(), "build_model", lambda **_: narrower)
+    with pytest.raises(RunError, match=r"damaged or belongs to another network.*Delete it to train afresh"):
+        trained(images, tmp_path, epochs=2)
 
 
 def test_the_summary_describes_the_kept_epoch():
