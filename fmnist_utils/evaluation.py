@@ -30,8 +30,9 @@ def load_model(path):
         with stderr_set_aside():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a broken or foreign file makes Keras, zip or HDF5 raise
+        reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
-            f"{path.name} is damaged or was not written by this project ({type(error).__name__}: {str(error)[:200]}). "
+            f"{path.name} is damaged or was not written by this project ({type(error).__name__}: {reason}). "
             "Train the run again: delete its folder, then run 03."
         ) from error
     shapes = [getattr(model, name, None) for name in ("input_shape", "output_shape")]  # a model may have none yet

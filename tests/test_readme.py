@@ -63,7 +63,7 @@ def test_the_papermill_commands_run_one_after_the_other(tmp_path):
         command = words(line)
         command[2] = str(tmp_path / "out.ipynb")
         if "03_training" in line:
-            command += SHORT if "-y" not in command else [*SHORT[:4], "-y", "{convs_per_block: [1, 1, 1]}"]
+            command += SHORT if "-y" not in command else [*SHORT[:6], "-y", "{convs_per_block: [1, 1, 1]}"]
         result = subprocess.run([tool("papermill"), *command[1:]], cwd=runs.ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-2000:]
 
