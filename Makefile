@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all setup data lab notebooks lint lock help
+.PHONY: run test test-slow test-all setup data lab notebooks bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,7 +43,10 @@ lab: data  ## JupyterLab on the notebooks
 notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
 	@$(PY) tools/store_notebooks.py
 
-lint: dev-tools
+bench: data  ## time to accuracy, beside the recipes people would use instead (hours; goes on where it was stopped)
+	@$(PY) benchmarks/time_to_accuracy.py
+
+lint: dev-tools  ## ruff on package, tests and notebooks
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
