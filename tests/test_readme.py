@@ -88,6 +88,14 @@ def test_the_measured_numbers_stand_in_the_files_of_a_run(name, folder):
     ]
 
 
+def test_the_spread_over_seeds_stands_in_the_benchmark():
+    quick = json.loads((runs.ROOT / "benchmarks/results/time_to_accuracy.json").read_text())["quick"]
+    assert quick["seeds"] == [0, 1, 2, 3, 4]
+    text = " ".join(README.split())
+    assert f"reaches {100 * quick['test_accuracy_mean']:.2f} % on the test set on average" in text
+    assert f"standard deviation of {100 * quick['test_accuracy_std']:.2f} points" in text
+
+
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
 def test_a_link_leads_somewhere(link):
     assert (runs.ROOT / link).is_file()
