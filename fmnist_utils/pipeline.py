@@ -165,8 +165,10 @@ def main():
             f"\nThe notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
             "It is kept, with the error, in the run's folder, under notebooks/."
         )
-    except (ValueError, runs.RunError, OSError) as error:
+    except (ValueError, runs.RunError) as error:
         sys.exit(f"\n{error}")
+    except OSError as error:
+        sys.exit(f"\n{error}. Make room or make it writable, or name another folder with --runs-dir, and run again.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from the last finished epoch.")
 

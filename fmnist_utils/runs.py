@@ -27,14 +27,7 @@ REFERENCE = ROOT / "reference"  # a small run that ships with the project, so th
 PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
 VALIDATION, ENVIRONMENT, CHECKPOINT = "validation.npz", "environment.json", "checkpoint.npz"
 TEST, TEST_METRICS = "test.npz", "test_metrics.json"
-_PUBLISHED = (
-    PARAMS,
-    MODEL,
-    HISTORY,
-    VALIDATION,
-    ENVIRONMENT,
-    METRICS,
-)  # metrics last: it makes a run complete
+_PUBLISHED = (PARAMS, MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS)  # metrics last: it makes a run complete
 _READY = "ready"  # in .work: everything is written and only has to move up
 
 SCHEDULES = ("one_cycle", "cosine", "constant")
@@ -137,7 +130,7 @@ def written_whole(path):
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())  # or a power cut could leave a renamed, empty file
         os.replace(temporary, path)
     finally:

@@ -57,6 +57,14 @@ def test_a_missing_parameter_file_is_named():
         pipeline.read_parameters("nowhere.yaml")
 
 
+def test_a_runs_folder_that_cannot_be_made_is_named_with_what_to_do(tmp_path, monkeypatch):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    monkeypatch.setattr(sys, "argv", ["pipeline", str(parameter_file(tmp_path, TINY)), "--runs-dir", str(in_the_way)])
+    with pytest.raises(SystemExit, match=r"file.*name another folder with --runs-dir"):
+        pipeline.main()
+
+
 def test_a_tiny_run_from_end_to_end_and_then_again(tmp_path):
     """Two seconds of training: this looks at the plumbing, not at accuracy."""
     path = parameter_file(tmp_path, TINY)
