@@ -2,9 +2,12 @@
 
 python benchmarks/time_to_accuracy.py [--only plain quick …] [--seeds 3]     (`make bench` runs all of it)
 
-Every recipe trains on one stratified split, in a process of its own, one after the other. Each finished training is
-kept in benchmarks/results/trainings/, so the command goes on where it was stopped. Seconds are of training alone. The
-test set is judged once, at the end, with the weights that the recipe keeps; nothing is chosen on it.
+Every recipe trains on one stratified split, in a process of its own, one after the other. Ours are what papermill gets
+from notebook 03 and a parameter file; the others are written here. Each finished training is kept in
+benchmarks/results/trainings/, and ours have a checkpoint an epoch, so the command goes on where it was stopped.
+Seconds are of training alone. The test set is judged once, at the end, with the weights that the recipe keeps; nothing
+is chosen on it. Two trainings are cut short to save hours, and their files say so: the plain recipe's later seeds end
+at the goal, for the ratio alone, and of Hands-On ML's network one epoch is trained and the seconds are extrapolated.
 """
 
 import argparse
@@ -21,14 +24,18 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fmnist_utils import plots, runs
+from fmnist_utils import pipeline, plots, runs
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 TRAININGS = RESULTS / "trainings"
-OURS = ("quick", "full")
+RUNS = HERE / "runs"  # not committed
+OURS = ("quick", "full", "record")
 THEIRS = ("plain", "tensorflow_basic", "keras_convnet", "hands_on_ml")
-SEEDS = {"quick": 5, "full": 5, "plain": 3, "tensorflow_basic": 3, "keras_convnet": 3, "hands_on_ml": 1}
+SEEDS = {
+    "quick": 5, "full": 5, "record": 1, "plain": 3, "tensorflow_basic": 3, "keras_convnet": 3, "hands_on_ml": 1,
+}  # fmt: skip
+EXTRAPOLATED = {"hands_on_ml": 1}  # epochs that are trained
 GOAL = 0.93
 
 
@@ -72,65 +79,88 @@ def their_recipe(name):
     return model, *settings
 
 
-def train(name, seed, epochs=None):
-    """Train one recipe with one seed and return what is to be known of it. Called in a process of its own."""
-    from fmnist_utils import data, evaluation, training
-    from fmnist_utils.model import build_model
+def train_ours(name, seed):
+    """Run notebook 03 with one of our parameter files and another seed; return what is to be known of it."""
+    from fmnist_utils import data, evaluation
+
+    run_name = f"{name}-{seed}"
+    values = {**pipeline.read_parameters(runs.ROOT / "params" / f"{name}.yaml"), "seed": seed}
+    values |= {"run_name": run_name, "runs_dir": str(RUNS)}
+    parameters = {key: value for key, value in values.items() if key in pipeline.declared("03_training")}
+    RUNS.mkdir(exist_ok=True)
+    pipeline.execute("03_training", parameters, RUNS / f"{run_name}.ipynb", run_name)
+    run = runs.find(run_name, RUNS)
+    model = evaluation.load_model(run.folder / runs.MODEL)
+    (x_train, _), (x_test, y_test) = data.load_raw()
+    images = len(x_train) - round(values["validation_fraction"] * len(x_train))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "precision": runs.read_metrics(run)["precision"],
+        **facts(name, seed, model, runs.read_history(run), images, peak),
+        "best_epoch": runs.read_metrics(run)["best_epoch"],
+        "test_accuracy": float(np.mean(evaluation.predict(model, data.scale(x_test)).argmax(axis=1) == y_test)),
+        "environment": runs.read_metrics(run, runs.ENVIRONMENT),
+    }
+
+
+def train_theirs(name, seed):
+    """Train one of the other recipes with one seed and return what is to be known of it."""
+    from fmnist_utils import data, evaluation
     from fmnist_utils.quiet import tf
 
-    params = yaml.safe_load((runs.ROOT / "params" / f"{name}.yaml").read_text()) if name in OURS else {}
-    (x_raw, y_raw), (x_test_raw, y_test) = data.load_raw()
-    train_index, valid_index = data.split_indices(y_raw, params.get("validation_fraction", 0.2), 0)
+    (x_raw, y_raw), (x_test, y_test) = data.load_raw()
+    train_index, valid_index = data.split_indices(y_raw, 0.2, 0)
     x_train, y_train = data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])
     x_valid, y_valid = data.scale(x_raw[valid_index]), data.one_hot(y_raw[valid_index])
     tf.keras.utils.set_random_seed(seed)
-    if name in OURS:
-        tf.config.experimental.enable_op_determinism()
-        parts = ("filters", "convs_per_block", "kernel_size", "dropout", "dense_units", "batch_norm", "pooling_head")
-        model = build_model(**{part: params[part] for part in parts})
-        steps = -(-len(x_train) // params["batch_size"])
-        adam = training.learning_rate_schedule(params["schedule"], params["learning_rate"], params["epochs"], steps)
-        loss = tf.keras.losses.CategoricalCrossentropy(label_smoothing=params["label_smoothing"])
-        model.compile(tf.keras.optimizers.Adam(adam), loss=loss, metrics=["accuracy"])
-        options = {key: params[key] for key in ("epochs", "batch_size", "patience", "early_stopping", "augment")}
-        history = training.fit(model, x_train, y_train, x_valid, y_valid, seed=seed, **options)
-        best = history.attrs["best_epoch"]
+    model, optimizer, batch_size, epochs = their_recipe(name)
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+    to_goal = name == "plain" and seed > 0
+    watch = Watch(GOAL if to_goal else 1)
+    stop = tf.keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+    fitted = model.fit(
+        x_train, y_train, batch_size=batch_size, epochs=EXTRAPOLATED.get(name, epochs), verbose=0,
+        validation_data=(x_valid, y_valid), validation_batch_size=1000,
+        callbacks=[watch.callback(), *([stop] if name == "plain" else [])],
+    )  # fmt: skip
+    history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = facts(name, seed, model, history, len(x_train), peak)
+    if name in EXTRAPOLATED:
+        result["train_seconds"] *= epochs / EXTRAPOLATED[name]
+        result["extrapolated_from_epochs"] = EXTRAPOLATED[name]
+    elif to_goal:
+        result["ended_at_goal"] = True
     else:
-        model, optimizer, batch_size, their_epochs = their_recipe(name)
-        model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
-        watch = Watch()
-        stop = tf.keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
-        fitted = model.fit(
-            x_train, y_train, batch_size=batch_size, epochs=epochs or their_epochs, verbose=0,
-            validation_data=(x_valid, y_valid), validation_batch_size=1000,
-            callbacks=[watch.callback(), *([stop] if name == "plain" else [])],
-        )  # fmt: skip
-        history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds)
-        best = stop.best_epoch + 1 if name == "plain" else len(history)
-    y_prob = evaluation.predict(model, data.scale(x_test_raw))
+        y_prob = evaluation.predict(model, data.scale(x_test))
+        result["test_accuracy"] = float(np.mean(y_prob.argmax(axis=1) == y_test))
+    best = stop.best_epoch + 1 if name == "plain" else len(history)
+    return {**result, "best_epoch": int(best), "environment": runs.environment()}
+
+
+def facts(name, seed, model, history, images, peak_kilobytes):
+    """Return what a training's file holds of every recipe. images: an epoch's, where `history` does not tell."""
     seconds = history["seconds"].cumsum()
+    shown = history["images"].sum() if "images" in history else images * len(history)
     return {
         "recipe": name,
         "seed": seed,
         "val_accuracy": history["val_accuracy"].round(6).tolist(),
         "accuracy": history["accuracy"].round(6).tolist(),
         "seconds": seconds.round(2).tolist(),
-        "best_epoch": int(best),
-        "test_accuracy": float(np.mean(y_prob.argmax(axis=1) == y_test)),
         "train_seconds": float(seconds.iloc[-1]),
-        "images_per_second": len(x_train) * len(history) / float(seconds.iloc[-1]),
+        "images_per_second": float(shown / seconds.iloc[-1]),
         "model_parameters": model.count_params(),
         "gflop_per_image": 6 * multiply_adds(model) / 1e9,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "environment": runs.environment(),
+        "peak_memory_mb": peak_kilobytes / 1024,
     }
 
 
 class Watch:
-    """Seconds of each epoch's training, without its validation."""
+    """Seconds of each epoch's training, without its validation; ends it at a validation accuracy."""
 
-    def __init__(self):
-        self.seconds = []
+    def __init__(self, goal):
+        self.seconds, self.goal = [], goal
 
     def callback(self):
         from fmnist_utils.quiet import tf
@@ -144,6 +174,7 @@ class Watch:
         def end(epoch, logs):
             self.seconds.append(self.now - self.began)
             print(f"epoch {epoch + 1}: {logs['val_accuracy']:.4f} after {sum(self.seconds):.0f} s", flush=True)
+            callback.model.stop_training = callback.model.stop_training or logs["val_accuracy"] >= self.goal
 
         callback = tf.keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         callback.on_train_batch_end = batch_end
@@ -164,7 +195,7 @@ def fit_overhead(rounds=7, images=12_800):
     the rounds' ratios counts.
     """
     from fmnist_utils import data, training
-    from fmnist_utils.model import build_model
+    from fmnist_utils.model import build_model, with_precision
     from fmnist_utils.quiet import tf
 
     params = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text())
@@ -172,6 +203,7 @@ def fit_overhead(rounds=7, images=12_800):
     (x_raw, y_raw), _ = data.load_raw()
     x, y = data.scale(x_raw[:images]), data.one_hot(y_raw[:images])
     model = build_model(params["filters"], params["convs_per_block"], dropout=params["dropout"])
+    model = with_precision(model, params["precision"])
     model.compile("adam", loss="categorical_crossentropy", metrics=["accuracy"])
     options = {"epochs": 1, "batch_size": size, "patience": 1, "augment": params["augment"]}
     training.fit(model, x[: 4 * size], y[: 4 * size], x[:size], y[:size], **options)
@@ -209,27 +241,31 @@ def seconds_to(goal, training):
 
 def summarize(trainings, peak):
     """Return what time_to_accuracy.json holds: a summary a recipe, and the ratio of the plain recipe to ours."""
-    result = {"goal": GOAL, "matrix_product_gflops": round(peak, 1), "cpu": trainings[0]["environment"]["cpu"]}
+    cpus = sorted({training["environment"]["cpu"] for training in trainings})
+    result = {"goal": GOAL, "matrix_product_gflops": round(peak, 1), "cpu": ", ".join(cpus)}
     result |= {"cores": trainings[0]["environment"]["cores"], "system": platform.system()}
     for name in dict.fromkeys(training["recipe"] for training in trainings):
         runs_of = [training for training in trainings if training["recipe"] == name]
-        test = np.array([training["test_accuracy"] for training in runs_of])
+        test = np.array([training["test_accuracy"] for training in runs_of if "test_accuracy" in training])
+        whole = [training for training in runs_of if "ended_at_goal" not in training]
         to_goal = [seconds_to(GOAL, training) for training in runs_of]
         epoch_seconds = np.concatenate([np.diff(training["seconds"], prepend=0) for training in runs_of])
         speed = float(np.median([training["images_per_second"] for training in runs_of]))
         result[name] = {
             "seeds": [training["seed"] for training in runs_of],
-            "test_accuracy_mean": round(float(test.mean()), 5),
+            "test_accuracy_mean": round(float(test.mean()), 5) if len(test) else None,
             "test_accuracy_std": round(float(test.std(ddof=1)), 5) if len(test) > 1 else None,
-            "val_accuracy_mean": round(float(np.mean([t["val_accuracy"][t["best_epoch"] - 1] for t in runs_of])), 5),
-            "train_seconds_median": round(float(np.median([training["train_seconds"] for training in runs_of])), 1),
+            "val_accuracy_mean": round(float(np.mean([t["val_accuracy"][t["best_epoch"] - 1] for t in whole])), 5),
+            "train_seconds_median": round(float(np.median([training["train_seconds"] for training in whole])), 1),
             "epoch_seconds_median": round(float(np.median(epoch_seconds)), 2),
             "seconds_to_goal_median": round(float(np.median([seconds for seconds, _ in to_goal])), 1),
             "reached_goal": [reached for _, reached in to_goal],
             "images_per_second": round(speed, 1),
             "share_of_matrix_peak": round(speed * runs_of[0]["gflop_per_image"] / peak, 3),
             "peak_memory_mb": round(max(training["peak_memory_mb"] for training in runs_of)),
+            "gflop_per_image": round(runs_of[0]["gflop_per_image"], 4),
             "model_parameters": runs_of[0]["model_parameters"],
+            "precision": runs_of[0].get("precision", "float32"),
         }
     ours = [
         result[name]["seconds_to_goal_median"] for name in OURS if name in result and all(result[name]["reached_goal"])
@@ -270,6 +306,7 @@ def main():
     TRAININGS.mkdir(parents=True, exist_ok=True)
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
+        train = train_ours if name in OURS else train_theirs
         runs.write_json(TRAININGS / f"{name}-{seed}.json", train(name, seed))
         return
     for name in arguments.only:

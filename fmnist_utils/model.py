@@ -1,6 +1,8 @@
 """The network: blocks of convolution, max pooling, batch normalisation and dropout, then a small classifier."""
 
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -8,6 +10,7 @@ from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
 from fmnist_utils.quiet import tf
 
 layers = tf.keras.layers
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def build_model(
@@ -58,6 +61,38 @@ def build_model(
         x = _norm_relu(x, batch_norm, "dense")
     outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)
     return tf.keras.Model(inputs, outputs, name="fashion_cnn")
+
+
+def with_precision(model, precision):
+    """Return a copy of the model, with its weights, whose layers compute in another precision.
+
+    precision: "float32", "mixed_bfloat16" (activations in 16 bits, weights and softmax in 32; Kalamkar et al. 2019,
+    arXiv:1905.12322) or "auto": mixed_bfloat16 where `multiplies_bfloat16` says so, otherwise float32. The copy is
+    not compiled.
+    """
+    if precision == "auto":
+        precision = "mixed_bfloat16" if multiplies_bfloat16() else "float32"
+
+    def twin(layer):
+        keep = "float32" if layer.name in ("image", "probabilities") else precision
+        return type(layer).from_config({**layer.get_config(), "dtype": keep})
+
+    copy = tf.keras.models.clone_model(model, clone_function=twin)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def multiplies_bfloat16():
+    """Tell whether this computer's processor multiplies bfloat16 numbers itself; false on any but Linux, or with a GPU.
+
+    A processor that does not would have to convert every number, which is slower than float32.
+    """
+    try:
+        flags = re.findall(r"^flags\s*:(.*)$", CPUINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    native = bool(flags) and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[0].split())
+    return native and not tf.config.list_physical_devices("GPU")
 
 
 def _norm_relu(x, batch_norm, name):

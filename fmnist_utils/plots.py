@@ -89,26 +89,31 @@ def value_histogram(values, xlabel, labels, ax=None):
 def learning_curves(history, best_epoch=None, axs=None):
     """Draw loss and accuracy over the epochs, for training and validation, and mark the epoch that was kept.
 
-    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy. Returns the two Axes.
+    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy and, if it has it, images:
+    epochs that showed fewer than all are shaded, as their training scores are of the hard ones. Returns the two Axes.
     """
+    images = history.get("images", history["loss"] * 0)
+    fewer = history.index[images < images.max()]
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 4))[1]
     for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
         ax.plot(history.index, history[name], "o-", label="training")
         ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
+        if len(fewer):
+            ax.axvspan(fewer[0] - 0.5, fewer[-1] + 0.5, color="#f0f0f0", zorder=0, label="hard images only")
         if best_epoch:
             ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()} after each epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axs[0].legend()
+    axs[0].legend(frameon=True, framealpha=1, edgecolor="none")
     return axs
 
 
-def learning_rate(epochs, rates, ax=None):
-    """Draw the planned learning rate. epochs: (n,) where, counted in epochs from 0, not whole ones. rates: (n,)."""
+def learning_rate(steps, rates, ax=None):
+    """Draw the planned learning rate. steps: (n,) counted from 0. rates: (n,)."""
     ax = ax or plt.subplots(figsize=(6, 2.8))[1]
-    ax.plot(epochs, rates)
-    ax.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, None))
+    ax.plot(steps, rates)
+    ax.set(xlabel="steps done", ylabel="learning rate", ylim=(0, None))
     return ax
 
 

@@ -32,6 +32,7 @@ _READY = "ready"  # in .work: everything is written and only has to move up
 
 SCHEDULES = ("one_cycle", "cosine", "constant")
 AUGMENTATIONS = ("none", "flip", "flip_shift", "flip_shift_erase")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 POOLING_HEADS = ("average", "max", "flatten")
 
 
@@ -77,6 +78,8 @@ _RULES = {
     "pooling_head": (str, POOLING_HEADS.__contains__, "one of " + ", ".join(POOLING_HEADS)),
     "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "augment": (str, AUGMENTATIONS.__contains__, "one of " + ", ".join(AUGMENTATIONS)),
+    "skip_easy": (float, lambda v: 0 <= v < 1, "0 (show all images) to less than 1"),
+    "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
 }
 

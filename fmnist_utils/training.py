@@ -16,16 +16,28 @@ from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
 SHIFT = 1  # pixels, the farthest
+FIRST_EPOCHS = 2  # they show all images, whatever `skip_easy` says
+SCORED_EVERY, SCORED_AT_ONCE = 2, 250  # epochs, from then on; images
 ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
 
 
-def learning_rate_schedule(schedule, learning_rate, epochs, steps_per_epoch):
-    """Return what Adam takes as its learning rate.
+def steps_of_epochs(images, batch_size, epochs, skip_easy=0.0):
+    """Return the number of steps of each epoch, a list. images: how many there are to train on; see `fit`."""
+    counts = [images] * min(FIRST_EPOCHS, epochs)
+    counts += [_number_shown(images, skip_easy)] * (epochs - len(counts))
+    return [-(-count // batch_size) for count in counts]
+
+
+def _number_shown(images, skip_easy):
+    return max(1, images - int(skip_easy * images))
+
+
+def learning_rate_schedule(schedule, learning_rate, steps):
+    """Return what Adam takes as its learning rate. steps: of the whole training.
 
     schedule: "one_cycle" climbs to `learning_rate` over the first fifth of all steps and falls to 0 as a half cosine
     (after Smith 2018, arXiv:1803.09820); "cosine" does without the climb; "constant" stays. learning_rate: the peak.
     """
-    steps = epochs * steps_per_epoch
     if schedule == "constant":
         return learning_rate
     if schedule == "cosine":
@@ -36,6 +48,16 @@ def learning_rate_schedule(schedule, learning_rate, epochs, steps_per_epoch):
             learning_rate / 10, max(1, steps - climb), warmup_target=learning_rate, warmup_steps=climb
         )
     raise ValueError(f"schedule = {schedule!r}: allowed are one_cycle, cosine, constant")
+
+
+def hardest(model, x, y, skip_easy):
+    """Return the sorted positions of the images to which the model gives the lowest probability of their class.
+
+    x: (n, 28, 28, 1) float32; y: (n, 10) one-hot. The share `skip_easy`, of the highest probabilities, is left out.
+    """
+    parts = [slice(i, i + SCORED_AT_ONCE) for i in range(0, len(x), SCORED_AT_ONCE)]
+    sure = np.concatenate([(model.predict_on_batch(x[part]) * y[part]).sum(axis=1) for part in parts])
+    return np.sort(np.argsort(sure, kind="stable")[: _number_shown(len(x), skip_easy)])
 
 
 def augment_batch(x, augment, random, mirrored):
@@ -83,13 +105,13 @@ class Batches(tf.keras.utils.PyDataset):
         self._mirrored_first = np.random.default_rng(seed).random(len(x)) < 0.5
         self.start_epoch(0)
 
-    def start_epoch(self, epoch):
-        """Shuffle for epoch 0, 1, 2, …"""
+    def start_epoch(self, epoch, shown=None):
+        """Shuffle for epoch 0, 1, 2, … all images, or only those at the positions `shown`."""
         self.epoch = epoch
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.x))
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.x) if shown is None else shown)
 
     def __len__(self):
-        return -(-len(self.x) // self.batch_size)
+        return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, batch):
         index = self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -100,43 +122,53 @@ class Batches(tf.keras.utils.PyDataset):
 
 def fit(
     model, x_train, y_train, x_valid, y_valid, *, epochs, batch_size, patience,
-    early_stopping=True, augment="none", seed=0, folder=None,
+    early_stopping=True, augment="none", skip_easy=0.0, seed=0, folder=None,
 ):  # fmt: skip
     """Train a compiled model with early stopping; go on where an earlier call with the same `folder` was stopped.
 
     x_train, x_valid: (n, 28, 28, 1) float32 in [0, 1]; y_train, y_valid: (n, 10) one-hot. epochs: the most that are
     run. patience: epochs without a lower validation loss before it stops. early_stopping: also brings back the
     weights of the epoch with the lowest validation loss; without it the last ones stay. augment: see `augment_batch`.
-    seed: of order, augmentation and dropout. folder: where the checkpoint is kept, or None for no checkpoint.
+    skip_easy: share of the training images that epochs after the second leave out: those whose class the model is
+    surest of. It scores them all every other epoch (after Jiang et al. 2019, arXiv:1910.00762, who choose batch by
+    batch). seed: of order, augmentation and dropout. folder: of the checkpoint, or None for no checkpoint.
 
     After each epoch one file with weights, optimizer, early stopping and history replaces the one before in one step,
     and each epoch draws its random numbers from (seed, epoch): so an interrupted training ends with the weights of
     an undisturbed one. Returns a frame, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate,
-    seconds (of training, without validation). Its attrs["best_epoch"] is the epoch whose weights the model holds.
+    seconds (of training and scoring, without validation), images (shown). Its attrs["best_epoch"] is the epoch whose
+    weights the model holds, attrs["precision"] what it computed in.
     """
     batches = Batches(x_train, y_train, batch_size, augment, seed)
     stopping = callbacks.EarlyStopping(
         "val_loss", patience=patience if early_stopping else epochs, restore_best_weights=early_stopping
     )
-    keeper = _Keeper(folder, stopping, batches, seed)
+    stopping.on_train_end = lambda logs=None: None  # Keras would put the best weights back after each of the two fits
+    keeper = _Keeper(folder, stopping, batches, skip_easy, seed)
     keeper.set_model(model)
-    begin = keeper.restore()
-    if begin < epochs and not keeper.stopped:
-        model.fit(
-            batches, validation_data=(x_valid, y_valid), validation_batch_size=1000, epochs=epochs, initial_epoch=begin,
-            shuffle=False, verbose=0, callbacks=[stopping, keeper, _Progress(epochs, keeper)],
-        )  # fmt: skip
-    elif early_stopping:
+    keeper.restore()
+    progress = _Progress(steps_of_epochs(len(x_train), batch_size, epochs, skip_easy), keeper)
+    for last in (min(FIRST_EPOCHS, epochs), epochs):  # Keras wants epochs of one length in one fit
+        done = len(keeper.rows)
+        if done < last and not keeper.stopped:
+            batches.start_epoch(done, keeper.shown_in(done))
+            model.fit(
+                batches, validation_data=(x_valid, y_valid), validation_batch_size=1000, epochs=last,
+                initial_epoch=done, shuffle=False, verbose=0, callbacks=[stopping, keeper, progress],
+            )  # fmt: skip
+    progress.close()
+    if early_stopping:
         model.set_weights(stopping.best_weights)
     history = pd.DataFrame(keeper.rows)
     history.attrs["best_epoch"] = int(stopping.best_epoch) + 1 if early_stopping else len(history)
+    history.attrs["precision"] = model.layers[1].dtype_policy.name
     return history
 
 
-def summarize(model, history, train_images, seed):
+def summarize(model, history, seed):
     """Return a run's metrics.json: what the kept epoch reached on validation images, and what the training cost.
 
-    history: frame from `fit`. train_images: images an epoch. Seconds are of training alone, without validation.
+    history: frame from `fit`. Seconds are of training alone, without validation.
     """
     kept = history.iloc[history.attrs["best_epoch"] - 1]
     seconds = float(history["seconds"].sum())
@@ -146,8 +178,9 @@ def summarize(model, history, train_images, seed):
         "best_epoch": history.attrs["best_epoch"],
         "epochs_run": len(history),
         "train_seconds": round(seconds, 2),
-        "images_per_second": round(train_images * len(history) / seconds, 1),
+        "images_per_second": round(float(history["images"].sum()) / seconds, 1),
         "model_parameters": model.count_params(),
+        "precision": history.attrs["precision"],
         "seed": seed,
     }
 
@@ -155,14 +188,14 @@ def summarize(model, history, train_images, seed):
 class _Keeper(callbacks.Callback):
     """Seeds each epoch, times it, and keeps all that the training needs to go on in one file."""
 
-    def __init__(self, folder, stopping, batches, seed):
+    def __init__(self, folder, stopping, batches, skip_easy, seed):
         super().__init__()
         self.path = Path(folder) / CHECKPOINT if folder else None
-        self.stopping, self.batches, self.seed = stopping, batches, seed
-        self.rows, self.stopped, self.restored = [], False, {}
+        self.stopping, self.batches, self.skip_easy, self.seed = stopping, batches, skip_easy, seed
+        self.rows, self.stopped, self.stopping_state, self.shown = [], False, {}, None
 
     def restore(self):
-        """Load the checkpoint, if there is one; return the number of epochs that are done. Raises RunError."""
+        """Load the checkpoint, if there is one. Raises RunError."""
         if self.path and self.path.exists():
             try:
                 self._load()
@@ -172,7 +205,14 @@ class _Keeper(callbacks.Callback):
                     "Delete it to train afresh."
                 ) from error
             self._restore_stopping()
-        return len(self.rows)
+
+    def shown_in(self, epoch, score=False):
+        """Return the positions of the images that an epoch shows, None for all; only their number without `score`."""
+        if epoch < FIRST_EPOCHS or not self.skip_easy:
+            return None
+        if score and (epoch - FIRST_EPOCHS) % SCORED_EVERY == 0:
+            self.shown = hardest(self.model, self.batches.x, self.batches.y, self.skip_easy)
+        return np.arange(_number_shown(len(self.batches.x), self.skip_easy)) if self.shown is None else self.shown
 
     def _load(self):
         self.model.optimizer.build(self.model.trainable_variables)
@@ -182,23 +222,24 @@ class _Keeper(callbacks.Callback):
                 variable.assign(kept[f"optimizer{i}"])
             state = json.loads(str(kept["state"]))
             best = [kept[f"best{i}"] for i in range(len(self.model.weights))] if "best0" in kept else None
+            self.shown = kept.get("shown")
         self.rows, self.stopped = state["rows"], state["stopped"]
-        self.restored = {**state["stopping"], "best_weights": best}
+        self.stopping_state = {**state["stopping"], "best_weights": best}
 
     def _restore_stopping(self):
-        for name, value in self.restored.items():
+        for name, value in self.stopping_state.items():
             setattr(self.stopping, name, value)
 
     def on_train_begin(self, logs=None):
         self._restore_stopping()  # Keras's callback has just forgotten it
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.start_epoch(epoch)
+        self.began = time.perf_counter()
+        self.batches.start_epoch(epoch, self.shown_in(epoch, score=True))
         for i, layer in enumerate(self.model.layers):
             if hasattr(layer, "seed_generator"):  # dropout: its random numbers, too, come from (seed, epoch)
                 state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2)
                 layer.seed_generator.state.assign(state.astype(layer.seed_generator.state.dtype))
-        self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         self.seconds = time.perf_counter() - self.began  # the last one counts: validation comes after it
@@ -207,17 +248,21 @@ class _Keeper(callbacks.Callback):
         rate = float(self.model.optimizer.learning_rate)
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         scores = {name: float(logs[name]) for name in names}
-        self.rows.append({"epoch": epoch + 1, **scores, "learning_rate": rate, "seconds": self.seconds})
+        cost = {"seconds": self.seconds, "images": len(self.batches.order)}
+        self.rows.append({"epoch": epoch + 1, **scores, "learning_rate": rate, **cost})
         self.stopped = bool(self.model.stop_training)
+        names = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")
+        self.stopping_state = {name: getattr(self.stopping, name) for name in names}
         if self.path:
             self._save()
 
     def _save(self):
-        stopping = {name: getattr(self.stopping, name) for name in ("wait", "stopped_epoch", "best", "best_epoch")}
+        stopping = {name: value for name, value in self.stopping_state.items() if name != "best_weights"}
         stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         arrays = {f"weight{i}": w for i, w in enumerate(self.model.get_weights())}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": w for i, w in enumerate(self.stopping.best_weights or [])}
+        arrays |= {} if self.shown is None else {"shown": self.shown}
         arrays["state"] = np.array(json.dumps({"rows": self.rows, "stopped": self.stopped, "stopping": stopping}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as temporary, temporary.open("wb") as file:
@@ -227,26 +272,26 @@ class _Keeper(callbacks.Callback):
 class _Progress(callbacks.Callback):
     """In JupyterLab a bar that moves, with the time left; elsewhere one line an epoch."""
 
-    def __init__(self, epochs, keeper):
+    def __init__(self, steps, keeper):
         super().__init__()
-        self.epochs, self.keeper = epochs, keeper
+        self.steps, self.epochs, self.keeper = steps, len(steps), keeper  # steps: of each epoch
         self.bar = display(HTML(""), display_id=True) if os.environ.get("JPY_SESSION_NAME") else None
-        self.shown = 0.0
+        self.shown, self.began = 0.0, None
 
     def on_train_begin(self, logs=None):
-        done = len(self.keeper.rows)
-        self.began, self.steps_before, self.steps = time.perf_counter(), done * self.params["steps"], 0
-        if done:
-            print(f"going on after epoch {done}, which an earlier training had finished")
+        if self.began is None:
+            done = len(self.keeper.rows)
+            self.began, self.done, self.before = time.perf_counter(), sum(self.steps[:done]), sum(self.steps[:done])
+            if done:
+                print(f"going on after epoch {done}, which an earlier training had finished")
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
+        self.done += 1
         now = time.perf_counter()
         if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
-            done = self.steps_before + self.steps
-            left = (self.epochs * self.params["steps"] - done) * (now - self.began) / self.steps
-            self._draw(done, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
+            left = (sum(self.steps) - self.done) * (now - self.began) / (self.done - self.before)
+            self._draw(self.done, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
 
     def on_epoch_end(self, epoch, logs=None):
         # written without seconds: a notebook is stored with these lines
@@ -256,11 +301,12 @@ class _Progress(callbacks.Callback):
             flush=True,
         )
 
-    def on_train_end(self, logs=None):
+    def close(self):
+        """Say that the training is done."""
         if self.bar:
-            self._draw(self.epochs * self.params["steps"], "done")
+            self._draw(sum(self.steps), "done")
 
     def _draw(self, step, text):
-        whole = self.epochs * self.params["steps"]
+        whole = sum(self.steps)
         bar = f'<progress value="{step}" max="{whole}" style="width: 60%"></progress>'
         self.bar.update(HTML(f"{bar} {100 * step / whole:.0f} %, {text}"))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fmnist_utils.model import build_model, layer_costs
+from fmnist_utils import model as model_module
+from fmnist_utils.model import build_model, layer_costs, multiplies_bfloat16, with_precision
 from fmnist_utils.quiet import tf
 
 SMALL = {"filters": (4, 8), "convs_per_block": (1, 2), "dense_units": 16, "dropout": 0.1}
@@ -98,3 +99,41 @@ def test_the_saved_network_needs_built_in_layers_only(tmp_path):
     x = np.zeros((2, 28, 28, 1), dtype="float32")
     again = tf.keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_another_precision_computes_the_same_in_shorter_numbers():
+    x = np.random.default_rng(0).random((50, 28, 28, 1), dtype="float32")
+    model = build_model(**SMALL)
+    for layer in model.layers:
+        if "norm" in layer.name:  # as after a training, not all 0 and 1
+            layer.set_weights([np.random.default_rng(1).uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    short = with_precision(model, "mixed_bfloat16")
+    assert {weight.dtype for weight in short.weights} == {"float32"}
+    computes = {layer.name: layer.compute_dtype for layer in short.layers}
+    assert computes.pop("image") == computes.pop("probabilities") == "float32"
+    assert set(computes.values()) == {"bfloat16"}
+    difference = np.abs(short.predict(x, verbose=0) - model.predict(x, verbose=0)).max()
+    assert 0 < difference < 0.05
+    back = with_precision(short, "float32")
+    np.testing.assert_array_equal(back.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert back.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "native"),
+    [
+        ("fpu avx512f avx512_bf16 fsrm", [], True),
+        ("fpu amx_bf16", [], True),
+        ("fpu avx512f avx512_vnni", [], False),
+        ("fpu avx512_bf16", ["GPU:0"], False),
+        (None, [], False),
+    ],
+)
+def test_auto_uses_bfloat16_only_where_the_processor_multiplies_it(tmp_path, monkeypatch, flags, gpus, native):
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
+    monkeypatch.setattr(model_module, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert multiplies_bfloat16() is native
+    conv = with_precision(build_model(**SMALL), "auto").get_layer("block1_conv1")
+    assert conv.compute_dtype == ("bfloat16" if native else "float32")

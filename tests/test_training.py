@@ -27,9 +27,14 @@ def trained(images, folder=None, learning_rate=0.01, **changes):
     tf.keras.utils.set_random_seed(settings["seed"])
     tf.config.experimental.enable_op_determinism()
     model = build_model(filters=(4, 8), convs_per_block=(1, 1), dropout=0.2, dense_units=8)
-    rate = training.learning_rate_schedule("one_cycle", learning_rate, settings["epochs"], 7)
+    rate = training.learning_rate_schedule("one_cycle", learning_rate, settings["epochs"] * 7)
     model.compile(tf.keras.optimizers.Adam(rate), loss="categorical_crossentropy", metrics=["accuracy"])
     return model, training.fit(model, *images, folder=folder, **settings)
+
+
+def misled(images):
+    """Validation labels that are all wrong: the better it learns, the higher the validation loss, from epoch 1 on."""
+    return *images[:3], np.roll(images[3], 5, axis=1)
 
 
 def assert_same(first, second):
@@ -123,18 +128,63 @@ def test_erase_puts_one_grey_rectangle_into_about_half_of_the_images():
 
 
 def test_one_cycle_climbs_a_fifth_of_the_way_and_falls_to_zero():
-    rate = training.learning_rate_schedule("one_cycle", 0.01, epochs=5, steps_per_epoch=20)
+    rate = training.learning_rate_schedule("one_cycle", 0.01, steps=100)
     values = np.array([float(rate(step)) for step in range(101)])
     assert values.argmax() == 20 and values.max() == pytest.approx(0.01) and values[0] == pytest.approx(0.001)
     assert (np.diff(values[:21]) > 0).all() and (np.diff(values[20:]) < 0).all() and values[-1] == pytest.approx(0)
 
 
 def test_cosine_only_falls_and_constant_stays():
-    cosine = training.learning_rate_schedule("cosine", 0.01, 5, 20)
+    cosine = training.learning_rate_schedule("cosine", 0.01, 100)
     assert float(cosine(0)) == pytest.approx(0.01) and float(cosine(100)) == pytest.approx(0)
-    assert training.learning_rate_schedule("constant", 0.01, 5, 20) == 0.01
+    assert training.learning_rate_schedule("constant", 0.01, 100) == 0.01
     with pytest.raises(ValueError, match="one_cycle, cosine, constant"):
-        training.learning_rate_schedule("linear", 0.01, 5, 20)
+        training.learning_rate_schedule("linear", 0.01, 100)
+
+
+# ------------------------------------------------------------------------------------------- easy images
+
+
+def test_the_hardest_images_are_those_with_the_lowest_probability_of_their_class(monkeypatch):
+    class Model:
+        def predict_on_batch(self, x):
+            return x
+
+    true = np.array([0.9, 0.2, 0.5, 0.4])
+    y = np.eye(10, dtype="float32")[[3, 3, 1, 0]]
+    probabilities = np.where(y == 1, true[:, None], 0.99)  # high elsewhere, which must not count
+    monkeypatch.setattr(training, "SCORED_AT_ONCE", 3)
+    assert list(training.hardest(Model(), probabilities, y, 0.5)) == [1, 3]
+    assert list(training.hardest(Model(), probabilities, y, 0.25)) == [1, 2, 3]
+    assert list(training.hardest(Model(), probabilities, y, 0.99)) == [1]
+
+
+def test_the_steps_of_epochs_are_those_that_are_trained(images, monkeypatch):
+    taken = []
+    monkeypatch.setattr(training._Progress, "on_train_batch_end", lambda self, batch, logs=None: taken.append(batch))
+    _, history = trained(images, epochs=5, patience=5, skip_easy=0.6)
+    assert training.steps_of_epochs(200, 32, 5, 0.6) == [7, 7, 3, 3, 3] and len(taken) == 23
+    assert list(history["images"]) == [200, 200, 80, 80, 80]
+    assert training.steps_of_epochs(200, 32, 3) == [7, 7, 7] and training.steps_of_epochs(200, 32, 1, 0.6) == [7]
+
+
+def test_later_epochs_show_the_images_that_are_hardest_at_every_other_epoch(images, monkeypatch):
+    scored, shown = [], []
+
+    def hardest(model, x, y, skip_easy):
+        scored.append(len(shown))
+        return np.arange(len(scored), 80 + len(scored))
+
+    def noted(self, epoch, shown_in=None, start=training.Batches.start_epoch):
+        start(self, epoch, shown_in)
+        if shown_in is not None:
+            shown.append((epoch, min(self.order), max(self.order)))
+
+    monkeypatch.setattr(training, "hardest", hardest)
+    monkeypatch.setattr(training.Batches, "start_epoch", noted)
+    trained(images, epochs=7, patience=7, skip_easy=0.6)
+    assert shown[1:] == [(2, 1, 80), (3, 1, 80), (4, 2, 81), (5, 2, 81), (6, 3, 82)], "the first only tells the number"
+    assert len(scored) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- fit
@@ -153,8 +203,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(images):
     assert not np.array_equal(first[0].get_weights()[0], other[0].get_weights()[0])
 
 
+@pytest.mark.parametrize("skip_easy", [0.0, 0.4])
 @pytest.mark.parametrize("stopped_in", [1, 2, 3])
-def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(images, tmp_path, monkeypatch, stopped_in):
+def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
+    images, tmp_path, monkeypatch, stopped_in, skip_easy
+):
     def interrupt(self, batch, logs=None):
         if len(self.keeper.rows) == stopped_in and batch == 3:
             raise KeyboardInterrupt
@@ -162,9 +215,9 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(ima
     with monkeypatch.context() as patch:
         patch.setattr(training._Progress, "on_train_batch_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            trained(images, tmp_path)
-    continued = trained(images, tmp_path)
-    assert_same(trained(images), continued)
+            trained(images, tmp_path, skip_easy=skip_easy)
+    continued = trained(images, tmp_path, skip_easy=skip_easy)
+    assert_same(trained(images, skip_easy=skip_easy), continued)
 
 
 def test_an_interruption_after_the_last_epoch_trains_no_further(images, tmp_path):
@@ -173,8 +226,8 @@ def test_an_interruption_after_the_last_epoch_trains_no_further(images, tmp_path
 
 
 def test_early_stopping_survives_an_interruption(images, tmp_path, monkeypatch):
-    wild = {"learning_rate": 1.0, "patience": 1, "epochs": 8}
-    undisturbed = trained(images, **wild)
+    images, few = misled(images), {"patience": 2, "epochs": 8}
+    undisturbed = trained(images, **few)
     assert len(undisturbed[1]) < 8, "the case must stop early to test anything"
 
     def interrupt(self, epoch, logs=None):
@@ -184,12 +237,14 @@ def test_early_stopping_survives_an_interruption(images, tmp_path, monkeypatch):
         patch.setattr(training._Progress, "on_epoch_end", interrupt)
         for _ in undisturbed[1].index:
             with pytest.raises(KeyboardInterrupt):
-                trained(images, tmp_path, **wild)
-    assert_same(undisturbed, trained(images, tmp_path, **wild))
+                trained(images, tmp_path, **few)
+    assert_same(undisturbed, trained(images, tmp_path, **few))
 
 
-def test_the_weights_of_the_lowest_validation_loss_are_kept(images):
-    model, history = trained(images, learning_rate=1.0, epochs=8, patience=2)
+@pytest.mark.parametrize("skip_easy", [0.0, 0.5])
+def test_the_weights_of_the_lowest_validation_loss_are_kept(images, skip_easy):
+    images = misled(images)
+    model, history = trained(images, epochs=8, patience=2, skip_easy=skip_easy)
     best = history.attrs["best_epoch"]
     assert best == history["val_loss"].idxmin() + 1 < len(history) <= best + 2
     loss, _ = model.evaluate(images[2], images[3], batch_size=1000, verbose=0)
@@ -197,7 +252,8 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(images):
 
 
 def test_without_early_stopping_the_last_weights_stay(images):
-    model, history = trained(images, learning_rate=1.0, epochs=5, early_stopping=False, patience=1)
+    images = misled(images)
+    model, history = trained(images, epochs=5, early_stopping=False, patience=1)
     assert len(history) == 5 == history.attrs["best_epoch"]
     loss, _ = model.evaluate(images[2], images[3], batch_size=1000, verbose=0)
     assert loss == pytest.approx(history["val_loss"].iloc[-1], rel=1e-4)
@@ -231,16 +287,18 @@ def test_a_checkpoint_that_is_damaged_or_of_another_network_is_named(images, tmp
 
 def test_the_summary_describes_the_kept_epoch():
     history = pd.DataFrame({"val_accuracy": [0.8, 0.9, 0.85], "val_loss": [0.5, 0.3, 0.4], "seconds": [2.0, 2.0, 1.0]})
-    history.attrs["best_epoch"] = 2
+    history["images"] = [100, 100, 40]
+    history.attrs |= {"best_epoch": 2, "precision": "float32"}
     model = build_model(filters=(4,), convs_per_block=(1,), dense_units=0)
-    assert training.summarize(model, history, train_images=100, seed=7) == {
+    assert training.summarize(model, history, seed=7) == {
         "val_accuracy": 0.9,
         "val_loss": 0.3,
         "best_epoch": 2,
         "epochs_run": 3,
         "train_seconds": 5.0,
-        "images_per_second": 60.0,
+        "images_per_second": 48.0,
         "model_parameters": model.count_params(),
+        "precision": "float32",
         "seed": 7,
     }
 
