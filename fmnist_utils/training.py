@@ -16,16 +16,21 @@ from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
 SHIFT = 1  # pixels, the farthest
-FIRST_EPOCHS = 2  # they show all images, whatever `skip_easy` says
-SCORED_EVERY, SCORED_AT_ONCE = 2, 250  # epochs, from then on; images
+FIRST_EPOCHS, LAST_SHARE = 2, 1 / 8  # these first and this share of last epochs show all images, whatever `skip_easy`
+SCORED_EVERY, SCORED_AT_ONCE = 2, 250  # epochs in between; images
 ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
 
 
 def steps_of_epochs(images, batch_size, epochs, skip_easy=0.0):
     """Return the number of steps of each epoch, a list. images: how many there are to train on; see `fit`."""
-    counts = [images] * min(FIRST_EPOCHS, epochs)
-    counts += [_number_shown(images, skip_easy)] * (epochs - len(counts))
-    return [-(-count // batch_size) for count in counts]
+    first, last = _epochs_that_skip(epochs)
+    shown = [_number_shown(images, skip_easy) if first <= epoch < last else images for epoch in range(epochs)]
+    return [-(-count // batch_size) for count in shown]
+
+
+def _epochs_that_skip(epochs):
+    """Return the first epoch that leaves images out, and the first after it that shows all again."""
+    return min(FIRST_EPOCHS, epochs), max(min(FIRST_EPOCHS, epochs), epochs - max(1, round(LAST_SHARE * epochs)))
 
 
 def _number_shown(images, skip_easy):
@@ -129,9 +134,10 @@ def fit(
     x_train, x_valid: (n, 28, 28, 1) float32 in [0, 1]; y_train, y_valid: (n, 10) one-hot. epochs: the most that are
     run. patience: epochs without a lower validation loss before it stops. early_stopping: also brings back the
     weights of the epoch with the lowest validation loss; without it the last ones stay. augment: see `augment_batch`.
-    skip_easy: share of the training images that epochs after the second leave out: those whose class the model is
-    surest of. It scores them all every other epoch (after Jiang et al. 2019, arXiv:1910.00762, who choose batch by
-    batch). seed: of order, augmentation and dropout. folder: of the checkpoint, or None for no checkpoint.
+    skip_easy: share of the training images that most epochs leave out: those whose class the model is surest of. It
+    scores them all every other epoch (after Jiang et al. 2019, arXiv:1910.00762, who choose batch by batch). The first
+    two epochs and the last eighth, at least one, show all (the last as in Qin et al. 2024, arXiv:2303.04947).
+    seed: of order, augmentation and dropout. folder: of the checkpoint, or None for no checkpoint.
 
     After each epoch one file with weights, optimizer, early stopping and history replaces the one before in one step,
     and each epoch draws its random numbers from (seed, epoch): so an interrupted training ends with the weights of
@@ -143,12 +149,13 @@ def fit(
     stopping = callbacks.EarlyStopping(
         "val_loss", patience=patience if early_stopping else epochs, restore_best_weights=early_stopping
     )
-    stopping.on_train_end = lambda logs=None: None  # Keras would put the best weights back after each of the two fits
-    keeper = _Keeper(folder, stopping, batches, skip_easy, seed)
+    stopping.on_train_end = lambda logs=None: None  # Keras would put the best weights back after each of the three fits
+    skipping = _epochs_that_skip(epochs)
+    keeper = _Keeper(folder, stopping, batches, skip_easy, skipping, seed)
     keeper.set_model(model)
     keeper.restore()
     progress = _Progress(steps_of_epochs(len(x_train), batch_size, epochs, skip_easy), keeper)
-    for last in (min(FIRST_EPOCHS, epochs), epochs):  # Keras wants epochs of one length in one fit
+    for last in (*skipping, epochs):  # Keras wants epochs of one length in one fit
         done = len(keeper.rows)
         if done < last and not keeper.stopped:
             batches.start_epoch(done, keeper.shown_in(done))
@@ -188,10 +195,11 @@ def summarize(model, history, seed):
 class _Keeper(callbacks.Callback):
     """Seeds each epoch, times it, and keeps all that the training needs to go on in one file."""
 
-    def __init__(self, folder, stopping, batches, skip_easy, seed):
+    def __init__(self, folder, stopping, batches, skip_easy, skipping, seed):
         super().__init__()
         self.path = Path(folder) / CHECKPOINT if folder else None
-        self.stopping, self.batches, self.skip_easy, self.seed = stopping, batches, skip_easy, seed
+        self.stopping, self.batches, self.seed = stopping, batches, seed
+        self.skip_easy, self.skipping = skip_easy, range(*skipping)
         self.rows, self.stopped, self.stopping_state, self.shown = [], False, {}, None
 
     def restore(self):
@@ -208,9 +216,9 @@ class _Keeper(callbacks.Callback):
 
     def shown_in(self, epoch, score=False):
         """Return the positions of the images that an epoch shows, None for all; only their number without `score`."""
-        if epoch < FIRST_EPOCHS or not self.skip_easy:
+        if epoch not in self.skipping or not self.skip_easy:
             return None
-        if score and (epoch - FIRST_EPOCHS) % SCORED_EVERY == 0:
+        if score and (epoch - self.skipping.start) % SCORED_EVERY == 0:
             self.shown = hardest(self.model, self.batches.x, self.batches.y, self.skip_easy)
         return np.arange(_number_shown(len(self.batches.x), self.skip_easy)) if self.shown is None else self.shown
 
