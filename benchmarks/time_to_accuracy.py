@@ -30,10 +30,10 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 TRAININGS = RESULTS / "trainings"
 RUNS = HERE / "runs"  # not committed
-OURS = ("quick", "full", "record")
+OURS = ("quick", "full")
 THEIRS = ("plain", "tensorflow_basic", "keras_convnet", "hands_on_ml")
 SEEDS = {
-    "quick": 5, "full": 5, "record": 1, "plain": 3, "tensorflow_basic": 3, "keras_convnet": 3, "hands_on_ml": 1,
+    "quick": 5, "full": 5, "plain": 3, "tensorflow_basic": 3, "keras_convnet": 3, "hands_on_ml": 1,
 }  # fmt: skip
 EXTRAPOLATED = {"hands_on_ml": 1}  # epochs that are trained
 GOAL = 0.93
@@ -91,12 +91,11 @@ def train_ours(name, seed):
     pipeline.execute("03_training", parameters, RUNS / f"{run_name}.ipynb", run_name)
     run = runs.find(run_name, RUNS)
     model = evaluation.load_model(run.folder / runs.MODEL)
-    (x_train, _), (x_test, y_test) = data.load_raw()
-    images = len(x_train) - round(values["validation_fraction"] * len(x_train))
+    _, (x_test, y_test) = data.load_raw()
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "precision": runs.read_metrics(run)["precision"],
-        **facts(name, seed, model, runs.read_history(run), images, peak),
+        **facts(name, seed, model, runs.read_history(run), peak),
         "best_epoch": runs.read_metrics(run)["best_epoch"],
         "test_accuracy": float(np.mean(evaluation.predict(model, data.scale(x_test)).argmax(axis=1) == y_test)),
         "environment": runs.read_metrics(run, runs.ENVIRONMENT),
@@ -123,9 +122,9 @@ def train_theirs(name, seed):
         validation_data=(x_valid, y_valid), validation_batch_size=1000,
         callbacks=[watch.callback(), *([stop] if name == "plain" else [])],
     )  # fmt: skip
-    history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds)
+    history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds, images=len(x_train))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = facts(name, seed, model, history, len(x_train), peak)
+    result = facts(name, seed, model, history, peak)
     if name in EXTRAPOLATED:
         result["train_seconds"] *= epochs / EXTRAPOLATED[name]
         result["extrapolated_from_epochs"] = EXTRAPOLATED[name]
@@ -138,10 +137,9 @@ def train_theirs(name, seed):
     return {**result, "best_epoch": int(best), "environment": runs.environment()}
 
 
-def facts(name, seed, model, history, images, peak_kilobytes):
-    """Return what a training's file holds of every recipe. images: an epoch's, where `history` does not tell."""
+def facts(name, seed, model, history, peak_kilobytes):
+    """Return what a training's file holds of every recipe."""
     seconds = history["seconds"].cumsum()
-    shown = history["images"].sum() if "images" in history else images * len(history)
     return {
         "recipe": name,
         "seed": seed,
@@ -149,7 +147,7 @@ def facts(name, seed, model, history, images, peak_kilobytes):
         "accuracy": history["accuracy"].round(6).tolist(),
         "seconds": seconds.round(2).tolist(),
         "train_seconds": float(seconds.iloc[-1]),
-        "images_per_second": float(shown / seconds.iloc[-1]),
+        "images_per_second": float(history["images"].sum() / seconds.iloc[-1]),
         "model_parameters": model.count_params(),
         "gflop_per_image": 6 * multiply_adds(model) / 1e9,
         "peak_memory_mb": peak_kilobytes / 1024,

@@ -23,14 +23,15 @@ ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and on
 
 def steps_of_epochs(images, batch_size, epochs, skip_easy=0.0):
     """Return the number of steps of each epoch, a list. images: how many there are to train on; see `fit`."""
-    first, last = _epochs_that_skip(epochs)
-    shown = [_number_shown(images, skip_easy) if first <= epoch < last else images for epoch in range(epochs)]
+    skipping = _epochs_that_skip(epochs, skip_easy)
+    shown = [_number_shown(images, skip_easy) if epoch in skipping else images for epoch in range(epochs)]
     return [-(-count // batch_size) for count in shown]
 
 
-def _epochs_that_skip(epochs):
-    """Return the first epoch that leaves images out, and the first after it that shows all again."""
-    return min(FIRST_EPOCHS, epochs), max(min(FIRST_EPOCHS, epochs), epochs - max(1, round(LAST_SHARE * epochs)))
+def _epochs_that_skip(epochs, skip_easy):
+    """Return the range of epochs, counted from 0, that leave images out."""
+    last = epochs - max(1, round(LAST_SHARE * epochs))
+    return range(FIRST_EPOCHS, last) if skip_easy and last > FIRST_EPOCHS else range(0)
 
 
 def _number_shown(images, skip_easy):
@@ -150,12 +151,12 @@ def fit(
         "val_loss", patience=patience if early_stopping else epochs, restore_best_weights=early_stopping
     )
     stopping.on_train_end = lambda logs=None: None  # Keras would put the best weights back after each of the three fits
-    skipping = _epochs_that_skip(epochs)
+    skipping = _epochs_that_skip(epochs, skip_easy)
     keeper = _Keeper(folder, stopping, batches, skip_easy, skipping, seed)
     keeper.set_model(model)
     keeper.restore()
     progress = _Progress(steps_of_epochs(len(x_train), batch_size, epochs, skip_easy), keeper)
-    for last in (*skipping, epochs):  # Keras wants epochs of one length in one fit
+    for last in (skipping.start, skipping.stop, epochs):  # Keras wants epochs of one length in one fit
         done = len(keeper.rows)
         if done < last and not keeper.stopped:
             batches.start_epoch(done, keeper.shown_in(done))
@@ -199,7 +200,7 @@ class _Keeper(callbacks.Callback):
         super().__init__()
         self.path = Path(folder) / CHECKPOINT if folder else None
         self.stopping, self.batches, self.seed = stopping, batches, seed
-        self.skip_easy, self.skipping = skip_easy, range(*skipping)
+        self.skip_easy, self.skipping = skip_easy, skipping
         self.rows, self.stopped, self.stopping_state, self.shown = [], False, {}, None
 
     def restore(self):
@@ -216,7 +217,7 @@ class _Keeper(callbacks.Callback):
 
     def shown_in(self, epoch, score=False):
         """Return the positions of the images that an epoch shows, None for all; only their number without `score`."""
-        if epoch not in self.skipping or not self.skip_easy:
+        if epoch not in self.skipping:
             return None
         if score and (epoch - self.skipping.start) % SCORED_EVERY == 0:
             self.shown = hardest(self.model, self.batches.x, self.batches.y, self.skip_easy)
