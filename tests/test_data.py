@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -413,9 +414,23 @@ def test_the_command_prints_the_source_or_ends_with_the_reason(cache, tmp_path, 
     assert f"Source: FMNIST_DATA_DIR ({tmp_path / 'own'})" in capsys.readouterr().out
 
 
-def test_the_import_of_tensorflow_writes_nothing():
-    done = subprocess.run([sys.executable, "-c", "import fmnist_utils.quiet"], capture_output=True, timeout=300)
+def test_the_import_of_tensorflow_and_its_first_use_write_nothing():
+    code = "from fmnist_utils.quiet import tf; tf.cast([0.1], tf.bfloat16).numpy()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's switch is for Intel and AMD")
+@pytest.mark.parametrize(("wanted", "on"), [(None, True), ("0", False)])
+def test_convolutions_use_onednn_unless_the_user_says_no(wanted, on):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {"TF_ENABLE_ONEDNN_OPTS": wanted} if wanted else {}
+    code = (
+        "import fmnist_utils.quiet; from tensorflow.python.util import _pywrap_util_port; "
+        "print(_pywrap_util_port.IsMklEnabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.strip() == str(on), done.stderr
 
 
 @pytest.mark.parametrize("fails", [False, True])
