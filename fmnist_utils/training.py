@@ -4,6 +4,7 @@ import json
 import os
 import time
 import zipfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
 SHIFT = 1  # pixels, the farthest
-FIRST_EPOCHS, LAST_SHARE = 2, 1 / 8  # these first and this share of last epochs show all images, whatever `skip_easy`
-SCORED_EVERY, SCORED_AT_ONCE = 2, 250  # epochs in between; images
+FIRST_EPOCHS, LAST_SHARE = 1, 1 / 8  # these first and this share of last epochs show all images, whatever `skip_easy`
+MAKE_ROOM = 1 / 3  # of the hard images, the surest, that let others in before the next epoch
 ERASED_SHARE, ERASED_SIDE = 0.5, (6, 15)  # of the images; pixels, lowest and one past the highest
 
 
@@ -56,14 +57,21 @@ def learning_rate_schedule(schedule, learning_rate, steps):
     raise ValueError(f"schedule = {schedule!r}: allowed are one_cycle, cosine, constant")
 
 
-def hardest(model, x, y, skip_easy):
-    """Return the sorted positions of the images to which the model gives the lowest probability of their class.
+def hardest(rank, skip_easy):
+    """Return the sorted positions of the images to show, those of the lowest rank. rank: (n,), see `rank_again`."""
+    return np.sort(np.argsort(rank, kind="stable")[: _number_shown(len(rank), skip_easy)])
 
-    x: (n, 28, 28, 1) float32; y: (n, 10) one-hot. The share `skip_easy`, of the highest probabilities, is left out.
+
+def rank_again(rank, shown, sure, skip_easy):
+    """Put the images of one batch, at the positions `shown`, into an order of how sure the network is of them.
+
+    rank: (n,) of all training images, changed in place; 0 is the hardest, 1 the easiest. sure: the probability of
+    each shown image's class, from the step that showed it. Images are compared within their batch, since a network
+    is surer of everything at the end of an epoch than at its start. When a batch has hard images only, their ranks
+    reach beyond the limit of what is shown, so that a share of them, MAKE_ROOM, makes room.
     """
-    parts = [slice(i, i + SCORED_AT_ONCE) for i in range(0, len(x), SCORED_AT_ONCE)]
-    sure = np.concatenate([(model.predict_on_batch(x[part]) * y[part]).sum(axis=1) for part in parts])
-    return np.sort(np.argsort(sure, kind="stable")[: _number_shown(len(x), skip_easy)])
+    reach = min(1.0, (1 - skip_easy) / (1 - MAKE_ROOM))
+    rank[shown] = reach * np.argsort(np.argsort(sure, kind="stable"), kind="stable") / len(sure)
 
 
 def augment_batch(x, augment, random, mirrored):
@@ -135,15 +143,16 @@ def fit(
     x_train, x_valid: (n, 28, 28, 1) float32 in [0, 1]; y_train, y_valid: (n, 10) one-hot. epochs: the most that are
     run. patience: epochs without a lower validation loss before it stops. early_stopping: also brings back the
     weights of the epoch with the lowest validation loss; without it the last ones stay. augment: see `augment_batch`.
-    skip_easy: share of the training images that most epochs leave out: those whose class the model is surest of. It
-    scores them all every other epoch (after Jiang et al. 2019, arXiv:1910.00762, who choose batch by batch). The first
-    two epochs and the last eighth, at least one, show all (the last as in Qin et al. 2024, arXiv:2303.04947).
+    skip_easy: share of the training images that most epochs leave out: those whose class the model was surest of when
+    it last saw them, which each step computes anyway (after Jiang et al. 2019, arXiv:1910.00762). The first epoch and
+    the last eighth, at least one, show all (keeping old scores, and the last epochs, as Qin et al. 2024,
+    arXiv:2303.04947).
     seed: of order, augmentation and dropout. folder: of the checkpoint, or None for no checkpoint.
 
     After each epoch one file with weights, optimizer, early stopping and history replaces the one before in one step,
     and each epoch draws its random numbers from (seed, epoch): so an interrupted training ends with the weights of
     an undisturbed one. Returns a frame, a row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate,
-    seconds (of training and scoring, without validation), images (shown). Its attrs["best_epoch"] is the epoch whose
+    seconds (of training, without validation), images (shown). Its attrs["best_epoch"] is the epoch whose
     weights the model holds, attrs["precision"] what it computed in.
     """
     batches = Batches(x_train, y_train, batch_size, augment, seed)
@@ -156,14 +165,15 @@ def fit(
     keeper.set_model(model)
     keeper.restore()
     progress = _Progress(steps_of_epochs(len(x_train), batch_size, epochs, skip_easy), keeper)
-    for last in (skipping.start, skipping.stop, epochs):  # Keras wants epochs of one length in one fit
-        done = len(keeper.rows)
-        if done < last and not keeper.stopped:
-            batches.start_epoch(done, keeper.shown_in(done))
-            model.fit(
-                batches, validation_data=(x_valid, y_valid), validation_batch_size=1000, epochs=last,
-                initial_epoch=done, shuffle=False, verbose=0, callbacks=[stopping, keeper, progress],
-            )  # fmt: skip
+    with _sureness(model, batch_size) if skipping else nullcontext() as keeper.sure:
+        for last in (skipping.start, skipping.stop, epochs):  # Keras wants epochs of one length in one fit
+            done = len(keeper.rows)
+            if done < last and not keeper.stopped:
+                batches.start_epoch(done, keeper.shown_in(done))
+                model.fit(
+                    batches, validation_data=(x_valid, y_valid), validation_batch_size=1000, epochs=last,
+                    initial_epoch=done, shuffle=False, verbose=0, callbacks=[stopping, keeper, progress],
+                )  # fmt: skip
     progress.close()
     if early_stopping:
         model.set_weights(stopping.best_weights)
@@ -193,6 +203,26 @@ def summarize(model, history, seed):
     }
 
 
+@contextmanager
+def _sureness(model, batch_size):
+    """Yield a variable where each training step leaves the probabilities of its images' classes, then zeros."""
+    sure = tf.Variable(tf.zeros(batch_size), trainable=False)
+    compute_loss = model.compute_loss
+
+    def listening(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training:
+            probability = tf.reduce_sum(tf.cast(y, "float32") * tf.cast(y_pred, "float32"), axis=1)
+            sure.assign(tf.pad(probability, [[0, batch_size - tf.shape(probability)[0]]]))
+        return compute_loss(x, y, y_pred, sample_weight, training)
+
+    model.compute_loss, model.train_function = listening, None  # Keras builds its step again
+    try:
+        yield sure
+    finally:
+        del model.compute_loss
+        model.train_function = None
+
+
 class _Keeper(callbacks.Callback):
     """Seeds each epoch, times it, and keeps all that the training needs to go on in one file."""
 
@@ -201,7 +231,8 @@ class _Keeper(callbacks.Callback):
         self.path = Path(folder) / CHECKPOINT if folder else None
         self.stopping, self.batches, self.seed = stopping, batches, seed
         self.skip_easy, self.skipping = skip_easy, skipping
-        self.rows, self.stopped, self.stopping_state, self.shown = [], False, {}, None
+        self.rows, self.stopped, self.stopping_state = [], False, {}
+        self.sure, self.rank = None, np.zeros(len(batches.x))  # of the last step's images; of all
 
     def restore(self):
         """Load the checkpoint, if there is one. Raises RunError."""
@@ -215,13 +246,9 @@ class _Keeper(callbacks.Callback):
                 ) from error
             self._restore_stopping()
 
-    def shown_in(self, epoch, score=False):
-        """Return the positions of the images that an epoch shows, None for all; only their number without `score`."""
-        if epoch not in self.skipping:
-            return None
-        if score and (epoch - self.skipping.start) % SCORED_EVERY == 0:
-            self.shown = hardest(self.model, self.batches.x, self.batches.y, self.skip_easy)
-        return np.arange(_number_shown(len(self.batches.x), self.skip_easy)) if self.shown is None else self.shown
+    def shown_in(self, epoch):
+        """Return the positions of the images that an epoch shows, None for all."""
+        return hardest(self.rank, self.skip_easy) if epoch in self.skipping else None
 
     def _load(self):
         self.model.optimizer.build(self.model.trainable_variables)
@@ -231,7 +258,7 @@ class _Keeper(callbacks.Callback):
                 variable.assign(kept[f"optimizer{i}"])
             state = json.loads(str(kept["state"]))
             best = [kept[f"best{i}"] for i in range(len(self.model.weights))] if "best0" in kept else None
-            self.shown = kept.get("shown")
+            self.rank = kept["rank"]
         self.rows, self.stopped = state["rows"], state["stopped"]
         self.stopping_state = {**state["stopping"], "best_weights": best}
 
@@ -243,14 +270,18 @@ class _Keeper(callbacks.Callback):
         self._restore_stopping()  # Keras's callback has just forgotten it
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
-        self.batches.start_epoch(epoch, self.shown_in(epoch, score=True))
+        self.began, self.epoch = time.perf_counter(), epoch
+        self.batches.start_epoch(epoch, self.shown_in(epoch))
         for i, layer in enumerate(self.model.layers):
             if hasattr(layer, "seed_generator"):  # dropout: its random numbers, too, come from (seed, epoch)
                 state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2)
                 layer.seed_generator.state.assign(state.astype(layer.seed_generator.state.dtype))
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.sure is not None:
+            size = self.batches.batch_size
+            shown = self.batches.order[batch * size : (batch + 1) * size]
+            rank_again(self.rank, shown, self.sure.numpy()[: len(shown)], self.skip_easy if self.epoch in self.skipping else 0.0)
         self.seconds = time.perf_counter() - self.began  # the last one counts: validation comes after it
 
     def on_epoch_end(self, epoch, logs=None):
@@ -271,7 +302,7 @@ class _Keeper(callbacks.Callback):
         arrays = {f"weight{i}": w for i, w in enumerate(self.model.get_weights())}
         arrays |= {f"optimizer{i}": v.numpy() for i, v in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": w for i, w in enumerate(self.stopping.best_weights or [])}
-        arrays |= {} if self.shown is None else {"shown": self.shown}
+        arrays["rank"] = self.rank
         arrays["state"] = np.array(json.dumps({"rows": self.rows, "stopped": self.stopped, "stopping": stopping}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as temporary, temporary.open("wb") as file:

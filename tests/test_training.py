@@ -145,48 +145,71 @@ def test_cosine_only_falls_and_constant_stays():
 # ------------------------------------------------------------------------------------------- easy images
 
 
-def test_the_hardest_images_are_those_with_the_lowest_probability_of_their_class(monkeypatch):
-    class Model:
-        def predict_on_batch(self, x):
-            return x
+def test_the_hardest_images_are_those_of_the_lowest_rank():
+    rank = np.array([0.9, 0.2, 0.5, 0.4])
+    assert list(training.hardest(rank, 0.5)) == [1, 3]
+    assert list(training.hardest(rank, 0.25)) == [1, 2, 3]
+    assert list(training.hardest(rank, 0.99)) == [1]
 
-    true = np.array([0.9, 0.2, 0.5, 0.4])
-    y = np.eye(10, dtype="float32")[[3, 3, 1, 0]]
-    probabilities = np.where(y == 1, true[:, None], 0.99)  # high elsewhere, which must not count
-    monkeypatch.setattr(training, "SCORED_AT_ONCE", 3)
-    assert list(training.hardest(Model(), probabilities, y, 0.5)) == [1, 3]
-    assert list(training.hardest(Model(), probabilities, y, 0.25)) == [1, 2, 3]
-    assert list(training.hardest(Model(), probabilities, y, 0.99)) == [1]
+
+def test_images_are_ranked_within_their_batch_and_a_third_of_the_hard_ones_makes_room():
+    rank = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 0.5, 0.9, 0.9, 0.9, 0.9])
+    training.rank_again(rank, np.array([4, 0]), np.array([0.7, 0.8]), 0.0)
+    np.testing.assert_allclose(rank[[0, 4]], [0.5, 0])
+    np.testing.assert_allclose(rank[[1, 2, 3, 5, 6]], [0.1, 0.2, 0.3, 0.5, 0.9])
+    rank = np.arange(1000) / 1000
+    shown = training.hardest(rank, 0.6)
+    training.rank_again(rank, shown, np.random.default_rng(0).random(400), 0.6)
+    stay = np.intersect1d(training.hardest(rank, 0.6), shown)
+    assert len(shown) == 400 and 260 <= len(stay) <= 320, "some of those above the limit are still below the easy ones"
+
+
+def test_the_probabilities_that_rank_the_images_are_those_of_the_step_that_showed_them(images, monkeypatch):
+    x, y, *_ = images
+    model = build_model(filters=(4,), convs_per_block=(1,), dropout=0, dense_units=0, batch_norm=False)
+    model.compile(tf.keras.optimizers.SGD(0.0), loss="categorical_crossentropy")
+    expected = (model.predict(x, verbose=0) * y).sum(axis=1)
+    seen = np.zeros(len(x))
+
+    def noted(rank, shown, sure, skip_easy):
+        seen[shown] = sure
+
+    monkeypatch.setattr(training, "rank_again", noted)
+    model.compile(tf.keras.optimizers.SGD(0.0), loss="categorical_crossentropy", metrics=["accuracy"])
+    for _ in range(2):  # a second fit of the same model must listen to its own steps
+        seen[:] = 0
+        training.fit(model, *images, epochs=3, batch_size=32, patience=3, skip_easy=0.5)
+        np.testing.assert_allclose(seen, expected, rtol=1e-4)
+    assert "compute_loss" not in vars(model), "the model is given back as it came"
 
 
 def test_the_steps_of_epochs_are_those_that_are_trained(images, monkeypatch):
     taken = []
     monkeypatch.setattr(training._Progress, "on_train_batch_end", lambda self, batch, logs=None: taken.append(batch))
     _, history = trained(images, epochs=5, patience=5, skip_easy=0.6)
-    assert training.steps_of_epochs(200, 32, 5, 0.6) == [7, 7, 3, 3, 7] and len(taken) == 27
-    assert list(history["images"]) == [200, 200, 80, 80, 200]
+    assert training.steps_of_epochs(200, 32, 5, 0.6) == [7, 3, 3, 3, 7] and len(taken) == 23
+    assert list(history["images"]) == [200, 80, 80, 80, 200]
     assert training.steps_of_epochs(200, 32, 3) == [7, 7, 7] and training.steps_of_epochs(200, 32, 1, 0.6) == [7]
-    assert training.steps_of_epochs(200, 32, 3, 0.6) == [7, 7, 7]
-    assert training.steps_of_epochs(200, 32, 24, 0.6) == [7] * 2 + [3] * 19 + [7] * 3
+    assert training.steps_of_epochs(200, 32, 2, 0.6) == [7, 7]
+    assert training.steps_of_epochs(200, 32, 24, 0.6) == [7] + [3] * 20 + [7] * 3
 
 
-def test_later_epochs_show_the_images_that_are_hardest_at_every_other_epoch(images, monkeypatch):
-    scored, shown = [], []
-
-    def hardest(model, x, y, skip_easy):
-        scored.append(len(shown))
-        return np.arange(len(scored), 80 + len(scored))
+def test_the_middle_epochs_show_the_images_that_are_hardest_by_then(images, monkeypatch):
+    shown, wanted = {}, {}
 
     def noted(self, epoch, shown_in=None, start=training.Batches.start_epoch):
         start(self, epoch, shown_in)
-        if shown_in is not None:
-            shown.append((epoch, min(self.order), max(self.order)))
+        shown[epoch] = sorted(self.order)
 
-    monkeypatch.setattr(training, "hardest", hardest)
+    def ranked(rank, *rest, again=training.rank_again):
+        again(rank, *rest)
+        wanted[len(shown)] = list(np.sort(np.argsort(rank, kind="stable")[:80]))  # by the end of the epoch, the last
+
     monkeypatch.setattr(training.Batches, "start_epoch", noted)
-    trained(images, epochs=8, patience=8, skip_easy=0.6)
-    assert shown[1:] == [(2, 1, 80), (3, 1, 80), (4, 2, 81), (5, 2, 81), (6, 3, 82)], "the first only tells the number"
-    assert len(scored) == 3
+    monkeypatch.setattr(training, "rank_again", ranked)
+    trained(images, epochs=5, patience=5, skip_easy=0.6)
+    assert [shown[k] for k in (1, 2, 3)] == [wanted[k] for k in (1, 2, 3)]
+    assert shown[1] != shown[2] != shown[3] and len(shown[4]) == 200
 
 
 # ---------------------------------------------------------------------------------------------------- fit
