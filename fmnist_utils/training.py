@@ -281,7 +281,8 @@ class _Keeper(callbacks.Callback):
         if self.sure is not None:
             size = self.batches.batch_size
             shown = self.batches.order[batch * size : (batch + 1) * size]
-            rank_again(self.rank, shown, self.sure.numpy()[: len(shown)], self.skip_easy if self.epoch in self.skipping else 0.0)
+            skipped = self.skip_easy if self.epoch in self.skipping else 0.0
+            rank_again(self.rank, shown, self.sure.numpy()[: len(shown)], skipped)
         self.seconds = time.perf_counter() - self.began  # the last one counts: validation comes after it
 
     def on_epoch_end(self, epoch, logs=None):
