@@ -81,16 +81,18 @@ def augment_batch(x, augment, random, mirrored):
     "flip_shift_erase" (half of the images lose a rectangle to a grey; Zhong et al. 2017, arXiv:1708.04896). random: a
     NumPy Generator. mirrored: (n,) bool, which images to mirror. Returns an array like x.
     """
-    n, height, width, _ = x.shape
-    if augment == "none":
-        return x.copy()
-    reach = SHIFT if "shift" in augment else 0
-    top, left = random.integers(0, 2 * reach + 1, (2, n, 1))
-    rows = top + np.arange(height)
-    columns = left + np.where(mirrored[:, None], np.arange(width)[::-1], np.arange(width))
-    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    x = padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    x = _shift(x, random) if "shift" in augment else x.copy()
+    if augment != "none":
+        x[mirrored] = x[mirrored, :, ::-1]
     return _erase(x, random) if "erase" in augment else x
+
+
+def _shift(x, random):
+    n, height, width, _ = x.shape
+    top, left = random.integers(0, 2 * SHIFT + 1, (2, n, 1))
+    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)))
+    rows, columns = top + np.arange(height), left + np.arange(width)
+    return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _erase(x, random):
