@@ -354,7 +354,9 @@ def environment():
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads()
+        or int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
+        or os.cpu_count(),
         "gpus": [
             tf.config.experimental.get_device_details(g).get("device_name", "GPU")
             for g in tf.config.list_physical_devices("GPU")
@@ -370,9 +372,10 @@ def _version(package):
 
 
 def _cpu():
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    with suppress(OSError, KeyError):
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        said = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+        return f"{said['model name']} (family {said['cpu family']}, model {said['model']})"
     return platform.processor()
 
 

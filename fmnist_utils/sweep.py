@@ -272,9 +272,7 @@ def check_workers(client, threads=None):
         if wrong:
             raise SweepError(f"the worker {address} cannot get the data set: {wrong}")
     hosts = [there["host"] for there in found.values()]
-    return {
-        there["host"]: threads or max(1, there["cores"] // hosts.count(there["host"])) for there in found.values()
-    }
+    return {there["host"]: threads or max(1, there["cores"] // hosts.count(there["host"])) for there in found.values()}
 
 
 def default_workers():
