@@ -1,6 +1,7 @@
 # Every target works from a fresh clone, with no step before it, and repeats nothing that is done.
 # Needs Python 3.11 to 3.13 with venv. To choose one: make PYTHON=/path/to/python3.12 run
 PARAMS ?= params/quick.yaml
+SWEEP ?= sweeps/seeds.yaml
 VENV := .venv
 PY := $(VENV)/bin/python
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all setup data lab notebooks bench lint lock help
+.PHONY: run test test-slow test-all setup data lab notebooks sweep bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +43,9 @@ lab: data  ## JupyterLab on the notebooks
 
 notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
 	@$(PY) tools/store_notebooks.py
+
+sweep: data  ## many runs side by side: make sweep SWEEP=sweeps/seeds.yaml OPTIONS="--workers 2"
+	@$(PY) -m fmnist_utils.sweep $(SWEEP) $(OPTIONS)
 
 bench: data  ## time to accuracy, beside the recipes people would use instead (hours; goes on where it was stopped)
 	@$(PY) benchmarks/time_to_accuracy.py

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_utils import runs
+from fmnist_utils import runs, sweep
 
 README = (runs.ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-MARKED = [line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs conda)\)", line)]
+MARKED = [line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs conda|many machines)\)", line)]
 MAKE = [line for line in COMMANDS if line.startswith("make ")]
 PAPERMILL = [line for line in COMMANDS if line.startswith("papermill notebooks/")]
 # set-up and tests: this very test run has gone through them
@@ -33,8 +33,12 @@ def tool(name):
 def test_every_command_is_tested_or_marked():
     rest = [line for line in COMMANDS if line not in MAKE + MARKED + PAPERMILL]
     rest = [line for line in rest if not line.startswith(RUN_ELSEWHERE)]
-    assert rest == ["papermill --help-notebook notebooks/03_training.ipynb", "python -m fmnist_utils.data"]
-    assert len(MARKED) == 3 and len(PAPERMILL) == 4
+    dry_run = [line for line in rest if "--dry-run" in line]
+    assert [line for line in rest if line not in dry_run] == [
+        "papermill --help-notebook notebooks/03_training.ipynb",
+        "python -m fmnist_utils.data",
+    ]
+    assert len(MARKED) == 6 and len(PAPERMILL) == 4 and len(dry_run) == 1
 
 
 @pytest.mark.parametrize("line", MAKE)
@@ -54,6 +58,20 @@ def test_papermill_shows_every_parameter_with_its_type_and_help():
     shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
     assert "filters: list (default [32, 64, 128])" in " ".join(shown.split())
     assert "label_smoothing: float" in shown and "Unknown" not in shown
+
+
+def test_the_dry_run_of_a_sweep_lists_its_runs():
+    (line,) = [line for line in COMMANDS if "--dry-run" in line]
+    command = [sys.executable, *words(line)[1:]]
+    shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
+    assert "27 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 2" in shown
+
+
+def test_the_sweep_file_that_is_shown_is_valid(tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert len(sweep.read_sweep(tmp_path / "shown.yaml")[2]) == 2 * 2 * 4 * 3
 
 
 @pytest.mark.slow
@@ -97,6 +115,6 @@ def test_the_spread_over_seeds_stands_in_the_benchmark():
     assert spread in text
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
 def test_a_link_leads_somewhere(link):
     assert (runs.ROOT / link).is_file()
