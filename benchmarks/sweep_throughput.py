@@ -1,0 +1,72 @@
+"""Throughput of a sweep: two workers with one thread each, against one run after another with all cores.
+
+python benchmarks/sweep_throughput.py [--runs 4] [--rounds 3] [--set train_size=8000 …]
+
+Both sides execute the same runs of notebook 03 (params/quick.yaml with the changes of --set), in turn, several rounds;
+the median of the rounds' ratios counts. Overhead is a run's wall time beyond its training, one run at a time,
+TensorFlow's import included and the cluster's start shared out. Writes benchmarks/results/sweep_throughput.json.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from fmnist_utils import runs, sweep
+
+
+def timed(notebook, base, named, workers):
+    """Run a sweep into a folder of its own; return its wall seconds and each run's seconds of training."""
+    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(open(os.devnull, "w")):
+        began = time.perf_counter()
+        result = sweep.run_sweep(notebook, base, named, output, workers=workers)
+        seconds = time.perf_counter() - began
+        if any(result.values()):
+            raise SystemExit(f"a run failed: {result}")
+        files = [Path(output) / name / runs.METRICS for name in named]
+        return seconds, [json.loads(file.read_text())["train_seconds"] for file in files]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="changes to params/quick.yaml")
+    arguments = parser.parse_args()
+    changes = {name: [yaml.safe_load(value)] for name, value in (word.split("=") for word in arguments.set)}
+    content = {"notebook": str(runs.ROOT / "notebooks/03_training.ipynb"), "grid": changes}
+    content |= {"base": str(runs.ROOT / "params/quick.yaml"), "seeds": list(range(arguments.runs))}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content))
+        described = sweep.read_sweep(Path(folder) / "sweep.yaml")
+    gains, overheads, trainings = [], [], []
+    for number in range(arguments.rounds):
+        alone, training = timed(*described, workers=1)
+        beside, _ = timed(*described, workers=2)
+        gains.append(alone / beside)
+        overheads.append((alone - sum(training)) / arguments.runs)
+        trainings += training
+        print(f"round {number + 1}: {alone:.0f} s one after another, {beside:.0f} s side by side", flush=True)
+    result = {
+        "changes": arguments.set,
+        "runs": arguments.runs,
+        "gain_median": round(float(np.median(gains)), 2),
+        "gains": [round(gain, 2) for gain in gains],
+        "overhead_seconds_median": round(float(np.median(overheads)), 1),
+        "train_seconds_median": round(float(np.median(trainings)), 1),
+        "environment": runs.environment(),
+    }
+    path = runs.ROOT / "benchmarks/results/sweep_throughput.json"
+    kept = json.loads(path.read_text()) if path.exists() else []
+    runs.write_json(path, [entry for entry in kept if entry["changes"] != arguments.set] + [result])
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
