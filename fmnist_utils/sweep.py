@@ -268,7 +268,8 @@ def check_workers(client, threads=None):
             if there["versions"][name] != wanted:
                 both = f"{there['versions'][name][:12]} there, {wanted[:12]} here"
                 raise SweepError(f"the worker {address} has another {name} ({both}). Install the same there.")
-    for address, wrong in client.run(fetch_data, on_error="return").items():
+    one_a_host = list({there["host"]: address for address, there in found.items()}.values())
+    for address, wrong in client.run(fetch_data, workers=one_a_host, on_error="return").items():
         if wrong:
             raise SweepError(f"the worker {address} cannot get the data set: {wrong}")
     hosts = [there["host"] for there in found.values()]
