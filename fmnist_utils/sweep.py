@@ -18,13 +18,15 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +34,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import psutil
 import yaml
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, as_completed, get_worker
@@ -48,6 +51,8 @@ OWN = ("run_name", "runs_dir")  # the sweep names its runs itself
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
 NOT_TRAINING = ("pipeline.py", "sweep.py", "plots.py")  # a change there changes no run
 STARTS = 3  # of a kernel whose start fails, as when two kernels draw the same port
+GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
+STOPPED = "\nStopped. Finished runs are kept; the same command goes on with the others."
 GIB = 2**30
 
 
@@ -415,6 +420,22 @@ def table(output, named, result):
     return pd.DataFrame(rows).fillna("")
 
 
+def _interrupt(signum, frame):
+    """End by KeyboardInterrupt, which closes the cluster; where that is swallowed or hangs, at once after GRACE."""
+    watch = threading.Timer(GRACE, _end_at_once)
+    watch.daemon = True
+    watch.start()
+    raise KeyboardInterrupt
+
+
+def _end_at_once():
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    print(STOPPED, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def main(words=None):
     """Parse the command line, check, run, and print a table; exit 1 when a run failed or nothing could start."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.sweep", description=__doc__.splitlines()[0])
@@ -426,6 +447,7 @@ def main(words=None):
     parser.add_argument("--cell-seconds", type=int, default=3600, help="a cell's longest time (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check the sweep and list its runs, no more")
     arguments = parser.parse_args(words)
+    signal.signal(signal.SIGINT, _interrupt)
     for option in ("workers", "threads", "cell_seconds"):
         if (given := getattr(arguments, option)) is not None and given < 1:
             parser.error(f"--{option.replace('_', '-')} {given}: allowed is 1 or more")
@@ -443,7 +465,7 @@ def main(words=None):
     except (ValueError, SweepError) as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. Finished runs are kept; the same command goes on with the others.")
+        sys.exit(STOPPED)
     print(table(output, named, result).to_string(index=False))
     if failed := [name for name in result if result[name]]:
         sys.exit(f"\n{len(failed)} of {len(named)} runs failed; each one's notebook, with the error, is in {output}.")

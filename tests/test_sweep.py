@@ -305,6 +305,29 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(trivial):
     assert second.returncode == 0 and "1 of 2 runs are complete already" in shown, wrong
 
 
+def test_ctrl_c_ends_even_what_swallows_it(trivial):
+    stubborn = f"""
+import signal
+from fmnist_utils import sweep
+def run_sweep(*args, **kwargs):
+    print("running", flush=True)
+    while True:
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+sweep.run_sweep, sweep.GRACE = run_sweep, 0.1
+sweep.main([{str(described(trivial, seeds=[0]))!r}, "--output", "out"])
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", stubborn], **pipes)
+    assert "1 runs of trivial.ipynb" in process.stdout.readline()
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, wrong = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Stopped. Finished runs are kept" in wrong
+
+
 # ---------------------------------------------------------------------------------------------- clusters
 
 
