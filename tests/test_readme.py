@@ -64,7 +64,7 @@ def test_the_dry_run_of_a_sweep_lists_its_runs():
     (line,) = [line for line in COMMANDS if "--dry-run" in line]
     command = [sys.executable, *words(line)[1:]]
     shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
-    assert "27 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 2" in shown
+    assert "45 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 4" in shown
 
 
 def test_the_sweep_file_that_is_shown_is_valid(tmp_path, monkeypatch):
