@@ -55,8 +55,12 @@ def _name(value):
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is not None
 
 
+def _name_or_none(value):
+    return value == "" or _name(value)
+
+
 # name: (type, test, what is allowed). One place for what every notebook's parameters may be.
-_RULES = {
+RULES = {
     "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', and no path"),
     "runs_dir": (str, bool, "a folder; a relative one counts from the project's own folder"),
     "seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
@@ -81,6 +85,10 @@ _RULES = {
     "skip_easy": (float, lambda v: 0 <= v < 1, "0 (show all images) to less than 1"),
     "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
+    "baseline": (str, lambda v: True, "a setting such as 'dropout = 0', or '' for the base"),
+    "run_a": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
+    "run_b": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
+    "compare_on": (str, ("validation", "test").__contains__, "validation or test"),
 }
 
 
@@ -92,8 +100,8 @@ def check_parameters(values):
     and what is allowed.
     """
     params = {}
-    for name in _RULES.keys() & values.keys():
-        kind, test, allowed = _RULES[name]
+    for name in RULES.keys() & values.keys():
+        kind, test, allowed = RULES[name]
         value = values[name]
         if kind is float and type(value) is int:
             value = float(value)
