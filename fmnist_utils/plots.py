@@ -190,6 +190,72 @@ def predictions(images, y, y_prob, class_names, columns=4):
     return axs
 
 
+def intervals(frame, xlabel, baseline=None, ax=None):
+    """Draw a mean and its interval a row, the first row on top. A row whose interval holds the baseline is grey.
+
+    frame: a row a setting, with mean, low and high; low and high may be nan. baseline: a line to compare with, or None.
+    """
+    ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
+    for place, row in enumerate(frame.itertuples()):
+        told_apart = baseline is None or row.low > baseline or row.high < baseline
+        color = PLAIN if not told_apart else WRONG if baseline is not None and row.mean < baseline else RIGHT
+        ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
+        ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
+    if baseline is not None:
+        ax.axvline(baseline, color="#555555", linestyle=":")
+    ax.set_yticks(range(len(frame)), frame.index)
+    ax.set(xlabel=xlabel, ylim=(len(frame) - 0.5, -0.5))
+    ax.grid(False, axis="y")
+    return ax
+
+
+def effects(frames, metric, axs=None):
+    """Draw what each swept parameter does to a metric: a dot a run, and a line through the means.
+
+    frames: {parameter: frame, a row a run, with that column and the metric's}. A parameter of many numbers, as from a
+    random search, is a scatter, on a logarithmic axis where the numbers span more than a factor of ten. Returns the
+    array of Axes.
+    """
+    columns = min(4, len(frames))
+    if axs is None:
+        size = (2.9 * columns, 2.7 * math.ceil(len(frames) / columns))
+        axs = plt.subplots(math.ceil(len(frames) / columns), columns, figsize=size, sharey=True, squeeze=False)[1]
+    for ax in np.ravel(axs)[len(frames) :]:
+        ax.set_axis_off()
+    for ax, (name, frame) in zip(np.ravel(axs), frames.items(), strict=False):
+        values = frame[name]
+        if values.dtype.kind in "if" and values.nunique() > 6:
+            sns.scatterplot(x=values, y=frame[metric], ax=ax, color=RIGHT, alpha=0.6)
+            if values.min() > 0 and values.max() / values.min() > 10:
+                ax.set_xscale("log")
+        else:
+            kinds = [str(value) for value in sorted(values.unique())]
+            shared = {"x": values.astype(str), "y": frame[metric], "order": kinds, "ax": ax}
+            sns.stripplot(**shared, color=PLAIN, size=6, jitter=False)
+            sns.pointplot(**shared, color=RIGHT, errorbar=None, markersize=6, linewidth=1.5)
+        ax.set(xlabel=name, ylabel=metric)
+    return axs
+
+
+def accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
+    """Draw accuracy over seconds, a dot a setting, with the Pareto front as a line and its settings named.
+
+    board: frame, a row a setting, with seconds and mean. on_front: (n,) bool, the settings that no other beats in both.
+    """
+    ax = ax or plt.subplots(figsize=(8, 4.5))[1]
+    front = board[on_front].sort_values("seconds")
+    ax.plot(board["seconds"], board["mean"], "o", color=PLAIN, markersize=8)
+    ax.step(front["seconds"], front["mean"], "o-", where="post", color=RIGHT, markersize=8)
+    for setting, row in board.iterrows():
+        ax.annotate(
+            setting, (row["seconds"], row["mean"]), xytext=(7, -4), textcoords="offset points", fontsize=9,
+            color=RIGHT if setting in front.index else "#777777",
+        )  # fmt: skip
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.margins(x=0.15)
+    return ax
+
+
 def save(axes, path):
     """Write the figure of `axes` (one Axes or an array of them) as a PNG without a machine's traces."""
     path = Path(path)

@@ -28,6 +28,16 @@ COUNTS = pd.DataFrame(RANDOM.integers(1, 900, (10, 2)), NAMES, ["training", "val
 COSTS = pd.DataFrame({"output": ["a", "b", "c"], "parameters": [10, 0, 30], "multiply_adds": [5, 7, 0]}, list("xyz"))
 SHARES, EDGES = pd.DataFrame(RANDOM.dirichlet(np.ones(8), 10), NAMES), np.linspace(0, 256, 9)
 VALUES = [RANDOM.random((20, 5)), 3 + RANDOM.random(70)]
+BOARD = pd.DataFrame(
+    {"mean": [0.9, 0.7, 0.8], "low": [0.85, 0.6, np.nan], "high": [0.95, 0.75, np.nan], "seconds": [30, 5, 20]},
+    list("xyz"),
+)
+SWEPT = {
+    "dropout": pd.DataFrame({"dropout": [0.0, 0.0, 0.2], "score": [0.7, 0.9, 0.6]}),
+    "rate": pd.DataFrame(
+        {"rate": [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064], "score": np.linspace(0.6, 0.9, 7)}
+    ),
+}
 Y = np.array([0, 1, 2, 3, 4])
 Y_PROB = np.zeros((5, 10))
 Y_PROB[:, 7:] = [0.3, 0.2, 0.1]
@@ -40,11 +50,14 @@ ONE = {
     "learning_rate": lambda **ax: plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0], **ax),
     "confusion_matrix": lambda **ax: plots.confusion_matrix(MATRIX, NAMES, **ax),
     "per_class": lambda **ax: plots.per_class(SCORES, **ax),
+    "intervals": lambda **ax: plots.intervals(BOARD, "accuracy", 0.8, **ax),
+    "accuracy_against_seconds": lambda **ax: plots.accuracy_against_seconds(BOARD, [True, True, True], **ax),
 }
 SEVERAL = {
     "pixel_histograms": lambda **axs: plots.pixel_histograms(SHARES, EDGES, **axs),
     "learning_curves": lambda **axs: plots.learning_curves(HISTORY, 3, **axs),
     "layer_costs": lambda **axs: plots.layer_costs(COSTS, **axs),
+    "effects": lambda **axs: plots.effects(SWEPT, "score", **axs),
 }
 PICTURES = {
     "image_grid": lambda: plots.image_grid(IMAGES, titles=list("vwxyz"), columns=3),
@@ -226,6 +239,31 @@ def test_predictions_colours_right_and_wrong_choices_beside_the_image(i, texts, 
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == colours
     assert_allclose([bar.get_width() for bar in bars.patches], shares)
     assert [text.get_text() for text in bars.texts] == texts
+
+
+def test_intervals_colours_what_is_told_apart_from_the_baseline_from_the_first_row_down():
+    ax = plots.intervals(BOARD, "accuracy", 0.8)
+    bars, dots = ax.lines[0:6:2], ax.lines[1:6:2]
+    assert [tuple(bar.get_xdata()) for bar in bars[:2]] == [(0.85, 0.95), (0.6, 0.75)]
+    assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.9, 0), (0.7, 1), (0.8, 2)]
+    assert [dot.get_color() for dot in dots] == [plots.RIGHT, plots.WRONG, plots.PLAIN], "no interval tells nothing"
+    assert ax.get_ylim() == (2.5, -0.5) and [t.get_text() for t in ax.get_yticklabels()] == list("xyz")
+
+
+def test_effects_draws_a_dot_a_run_and_the_mean_of_each_value_or_a_scatter_on_a_logarithmic_axis():
+    few, many = np.ravel(plots.effects(SWEPT, "score"))
+    assert [text.get_text() for text in few.get_xticklabels()] == ["0.0", "0.2"]
+    assert_allclose(few.lines[0].get_ydata(), [0.8, 0.6])
+    assert_allclose(np.concatenate([c.get_offsets()[:, 1] for c in few.collections]), [0.7, 0.9, 0.6])
+    assert many.get_xscale() == "log" and len(many.collections[0].get_offsets()) == 7
+
+
+def test_accuracy_against_seconds_joins_the_front_in_order_of_time_and_names_every_setting():
+    ax = plots.accuracy_against_seconds(BOARD, np.array([True, True, False]))
+    assert_array_equal(ax.lines[1].get_xydata(), [[5, 0.7], [30, 0.9]])
+    assert {text.get_text(): to_hex(text.get_color()).upper() == plots.RIGHT for text in ax.texts} == {
+        "x": True, "y": True, "z": False,
+    }  # fmt: skip
 
 
 def test_use_style_sets_the_projects_look():
