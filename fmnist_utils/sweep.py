@@ -49,7 +49,7 @@ from fmnist_utils import pipeline, runs
 KEYS = ("notebook", "base", "variants", "grid", "random", "seeds")
 OWN = ("run_name", "runs_dir")  # the sweep names its runs itself
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
-NOT_TRAINING = ("pipeline.py", "sweep.py", "plots.py")  # a change there changes no run
+NOT_TRAINING = ("pipeline.py", "sweep.py", "plots.py", "comparison.py")  # a change there changes no run
 STARTS = 3  # of a kernel whose start fails, as when two kernels draw the same port
 GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
 STOPPED = "\nStopped. Finished runs are kept; the same command goes on with the others."

@@ -151,7 +151,7 @@ def test_the_shipped_sweeps_are_valid_and_ablation_takes_away_each_component(mon
     _, base, named = read["ablation"]
     taken = {name for changes in named.values() for name in changes} - {"seed"}
     assert taken >= {"batch_norm", "dropout", "pooling_head", "augment", "schedule", "early_stopping"}
-    assert base["epochs"] == 5 and len(named) == 3 * (1 + len(taken))
+    assert base["epochs"] == 5 and len(named) == 5 * (1 + len(taken))
 
 
 def test_a_name_changes_with_parameters_and_training_code_and_with_nothing_else(trivial):
@@ -437,6 +437,24 @@ def test_a_worker_with_another_version_without_package_or_without_data_is_refuse
         sweep.check_workers(OneWorker(here, "no network"))
     assert sweep.check_workers(OneWorker(here)) == {here["host"]: here["cores"]}
     assert sweep.check_workers(OneWorker(here), 3) == {here["host"]: 3}
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_the_same_networks_as_the_local_default(tmp_path, monkeypatch):
+    """Bit for bit, at the same thread count, though its workers share no folder with the sweep."""
+    monkeypatch.chdir(runs.ROOT)
+    small = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1]}
+    content = {"notebook": "notebooks/03_training.ipynb", "variants": [small], "seeds": [0, 1, 2]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    described_runs = sweep.read_sweep(tmp_path / "sweep.yaml")
+    with cluster(tmp_path, 3) as (address, _):
+        there = sweep.run_sweep(*described_runs, tmp_path / "there", scheduler=address, threads=1)
+    here = sweep.run_sweep(*described_runs, tmp_path / "here", workers=2, threads=1)
+    assert there == here == dict.fromkeys(described_runs[2], "")
+    for name in here:
+        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("here", "there")]
+        assert np.array_equal(*probability) and len(probability[0]) == 12_000
+    assert len({(tmp_path / "here" / name / runs.VALIDATION).read_bytes() for name in here}) == 3, "seeds differ"
 
 
 @pytest.mark.slow
