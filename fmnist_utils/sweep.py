@@ -37,7 +37,7 @@ import papermill
 import psutil
 import yaml
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.system import MEMORY_LIMIT
 from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -53,6 +53,7 @@ NOT_TRAINING = ("pipeline.py", "sweep.py", "plots.py", "comparison.py")  # a cha
 STARTS = 3  # of a kernel whose start fails, as when two kernels draw the same port
 GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
 STOPPED = "\nStopped. Finished runs are kept; the same command goes on with the others."
+LOST = "the scheduler was lost. Finished runs are kept: start the same command again."
 GIB = 2**30
 
 
@@ -186,6 +187,13 @@ def _shown(changes):
 # ---------------------------------------------------------------------------------------------- on a worker
 
 
+class IgnoreInterrupt(WorkerPlugin):
+    """Leave Ctrl-C, which a terminal sends to every process, to the command, which then closes the workers."""
+
+    def setup(self, worker):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_notebook(source, notebook, name, parameters, threads, cell_seconds):
     """Execute one run in a temporary folder; return what went wrong, "" if nothing, and the zipped run folder.
 
@@ -215,7 +223,7 @@ def _execute(source, executed, values, cell_seconds):
         try:
             papermill.execute_notebook(
                 source, executed, values, cwd=source.parent, progress_bar=False,
-                execution_timeout=cell_seconds, extra_arguments=pipeline.QUIET_KERNEL,
+                execution_timeout=cell_seconds, extra_arguments=pipeline.QUIET_KERNEL, shutdown_kernel="immediate",
             )  # fmt: skip
             return ""
         except PapermillExecutionError as error:
@@ -304,18 +312,25 @@ def run_sweep(notebook, base, named, output, workers=None, scheduler=None, threa
             threads = check_workers(client, threads)
             print(f"{len(client.nthreads())} workers, dashboard {client.dashboard_link or 'none'}", flush=True)
             source = nbformat.writes(nbformat.read(notebook, as_version=4))
-            futures = {
-                client.submit(
-                    run_notebook, source, notebook.name, name, {**base, **named[name]}, threads, cell_seconds,
-                    key=name, pure=False,
-                ): name
-                for name in left
-            }  # fmt: skip
+            finished, futures = as_completed(), {}
+
+            def hand_out():  # one run a worker: dask would queue a second behind a first while another worker is idle
+                while left and len(futures) < _slots(client):
+                    name = left.pop(0)
+                    future = client.submit(
+                        run_notebook, source, notebook.name, name, {**base, **named[name]}, threads, cell_seconds,
+                        key=name, pure=False,
+                    )  # fmt: skip
+                    futures[future] = name
+                    finished.add(future)
+
+            hand_out()
             with tqdm(total=len(named), initial=len(result), unit="run", desc="runs") as bar:
-                for future in as_completed(list(futures)):
+                for future in finished:
                     name = futures.pop(future)
                     result[name] = _collect(future, output, name)
                     future.release()
+                    hand_out()
                     if result[name]:
                         tqdm.write(f"{name} ({_shown(named[name])}) failed: {result[name]}")
                     bar.update()
@@ -356,7 +371,16 @@ def _cluster(workers, scheduler):
             LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **own) as cluster,
             Client(cluster) as client,
         ):
+            client.register_plugin(IgnoreInterrupt())
             yield client
+
+
+def _slots(client):
+    """Return how many runs the cluster takes now; 1 while its only worker is started again."""
+    try:
+        return max(1, len(client.nthreads()))
+    except OSError as error:
+        raise SweepError(LOST) from error
 
 
 def _collect(future, output, name):
@@ -364,7 +388,7 @@ def _collect(future, output, name):
     try:
         wrong, zipped = future.result()
     except CancelledError as error:
-        raise SweepError("the scheduler was lost. Finished runs are kept: start the same command again.") from error
+        raise SweepError(LOST) from error
     except Exception as error:  # the engine's own, such as KilledWorker
         return " ".join(f"{type(error).__name__}: {error}".split())
     incoming = output / f".incoming-{name}"

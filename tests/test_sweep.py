@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
 
 from fmnist_utils import runs, sweep
 
@@ -190,6 +190,18 @@ def test_each_failure_is_told_the_others_go_on_and_what_is_complete_stays(trivia
 def test_a_cell_that_hangs_is_stopped(trivial):
     result, _ = swept(trivial, {"cell_seconds": 2}, grid={"what": ["hang", "write"]})
     assert "more than 2 s" in result[("hang", 0)] and result[("write", 0)] == ""
+
+
+def test_no_run_queues_behind_another_on_a_worker(trivial, monkeypatch):
+    collect, most = sweep._collect, []
+
+    def counting(*args):
+        most.append(max(map(len, default_client().processing().values())))
+        return collect(*args)
+
+    monkeypatch.setattr(sweep, "_collect", counting)
+    result, _ = swept(trivial, seeds=[1, 2, 3, 4, 5])
+    assert not any(result.values()) and max(most) == 1
 
 
 def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
