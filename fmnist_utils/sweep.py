@@ -93,7 +93,7 @@ def read_sweep(path):
         if name in named:
             raise ValueError(f"{path}: the same run twice, with {told[name]} and with {_shown(changes)}")
         named[name], told[name] = {n: whole[n] for n in changes}, _shown(changes)
-    return notebook, {name: whole[name] for name in base}, named
+    return notebook, base, named
 
 
 def _read_yaml(path):
