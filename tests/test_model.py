@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmnist_utils import model as model_module
-from fmnist_utils.model import build_model, layer_costs, multiplies_bfloat16, with_precision
+from fmnist_utils.model import build_model, layer_costs, bfloat16_is_faster, with_precision
 from fmnist_utils.quiet import tf
 
 SMALL = {"filters": (4, 8), "convs_per_block": (1, 2), "dense_units": 16, "dropout": 0.1}
@@ -120,20 +120,22 @@ def test_another_precision_computes_the_same_in_shorter_numbers():
 
 
 @pytest.mark.parametrize(
-    ("flags", "gpus", "native"),
+    ("vendor", "flags", "gpus", "faster"),
     [
-        ("fpu avx512f avx512_bf16 fsrm", [], True),
-        ("fpu amx_bf16", [], True),
-        ("fpu avx512f avx512_vnni", [], False),
-        ("fpu avx512_bf16", ["GPU:0"], False),
-        (None, [], False),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16 fsrm", [], True),
+        ("GenuineIntel", "fpu avx512f avx512_bf16 amx_bf16", [], True),
+        ("GenuineIntel", "fpu avx512f avx512_bf16 fsrm", [], False),
+        ("AuthenticAMD", "fpu avx512f avx512_vnni", [], False),
+        ("AuthenticAMD", "fpu avx512_bf16", ["GPU:0"], False),
+        ("", None, [], False),
     ],
 )
-def test_auto_uses_bfloat16_only_where_the_processor_multiplies_it(tmp_path, monkeypatch, flags, gpus, native):
+def test_auto_uses_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch, vendor, flags, gpus, faster):
     if flags:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n")
+        told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n"
+        (tmp_path / "cpuinfo").write_text(told)
     monkeypatch.setattr(model_module, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    assert multiplies_bfloat16() is native
+    assert bfloat16_is_faster() is faster
     conv = with_precision(build_model(**SMALL), "auto").get_layer("block1_conv1")
-    assert conv.compute_dtype == ("bfloat16" if native else "float32")
+    assert conv.compute_dtype == ("bfloat16" if faster else "float32")
