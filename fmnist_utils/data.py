@@ -21,8 +21,6 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
-from fmnist_utils.quiet import tf
-
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -53,6 +51,8 @@ def load_raw():
     Returns (x_train, y_train), (x_test, y_test): images (60000, 28, 28) and (10000, 28, 28) uint8 in 0..255,
     labels (60000,) and (10000,) uint8 in 0..9. Raises DatasetUnavailable when no source can deliver the files.
     """
+    from fmnist_utils.quiet import tf  # only here: who only fetches need not wait for TensorFlow
+
     ensure_dataset()
     return tf.keras.datasets.fashion_mnist.load_data()
 
@@ -74,6 +74,8 @@ def one_hot(y):
 
     Raises ValueError for anything that is not a whole number in 0..9, such as labels that are one-hot already.
     """
+    from fmnist_utils.quiet import tf
+
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() > 9)):
         raise ValueError(f"one_hot() takes class numbers, (n,) whole numbers in 0..9; got {y.shape} {y.dtype}")

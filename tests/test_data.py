@@ -414,6 +414,11 @@ def test_the_command_prints_the_source_or_ends_with_the_reason(cache, tmp_path, 
     assert f"Source: FMNIST_DATA_DIR ({tmp_path / 'own'})" in capsys.readouterr().out
 
 
+def test_who_only_fetches_does_not_wait_for_tensorflow():
+    code = "import sys, fmnist_utils.data; print('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_the_import_of_tensorflow_and_its_first_use_write_nothing():
     code = "from fmnist_utils.quiet import tf; tf.cast([0.1], tf.bfloat16).numpy()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
