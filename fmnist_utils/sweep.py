@@ -20,7 +20,6 @@ import platform
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -44,7 +43,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from fmnist_utils import pipeline, runs
+from fmnist_utils import data, pipeline, runs
 
 KEYS = ("notebook", "base", "variants", "grid", "random", "seeds")
 OWN = ("run_name", "runs_dir")  # the sweep names its runs itself
@@ -120,10 +119,14 @@ def _check_names(path, changes, defaults):
 
 
 def _changes(path, content):
-    """Yield what sets each run apart, a dict: variants times grid times random samples times seeds."""
-    grid = content.get("grid") or {}
-    if not isinstance(grid, dict):
-        raise ValueError(f"{path}: grid must hold lines such as `dropout: [0.0, 0.1]`")
+    """Yield what sets each run apart, a dict: seeds times variants times grid times random samples.
+
+    Seeds come first: each setting has been seen once after a first round, and an hour in which the machine is slow
+    falls on all settings alike.
+    """
+    grid = content.get("grid", {})
+    if "grid" in content and not (isinstance(grid, dict) and grid):
+        raise ValueError(f"{path}: grid = {grid!r}: it must hold lines such as `dropout: [0.0, 0.1]`")
     parts = [[{name: value} for value in _list(path, f"grid, {name}", values)] for name, values in grid.items()]
     if "variants" in content:
         variants = _list(path, "variants", content["variants"])
@@ -132,9 +135,9 @@ def _changes(path, content):
         parts.insert(0, variants)
     if "random" in content:
         parts.append(_samples(path, content["random"]))
-    if "seeds" in content:
-        parts.append([{"seed": seed} for seed in _list(path, "seeds", content["seeds"])])
-    for combination in itertools.product(*parts):
+    seeds = [{"seed": seed} for seed in _list(path, "seeds", content["seeds"])] if "seeds" in content else [{}]
+    for seed, *others in itertools.product(seeds, *parts):
+        combination = (*others, seed)
         names = [name for part in combination for name in part]
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"{path}: {', '.join(twice)} stands in two of variants, grid, random and seeds")
@@ -255,8 +258,11 @@ def inventory():
 
 def fetch_data():
     """Fetch the data set on a worker, if it is not there; return what went wrong, "" if nothing."""
-    done = subprocess.run([sys.executable, "-m", "fmnist_utils.data"], capture_output=True, text=True)
-    return " ".join(done.stderr.split())[-300:] if done.returncode else ""
+    try:
+        data.ensure_dataset()
+    except data.DatasetUnavailable as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------- the sweep

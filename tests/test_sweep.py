@@ -89,6 +89,7 @@ def test_a_sweep_is_every_combination_of_its_parts(trivial):
     assert {changes["seed"] for changes in named.values()} == {0, 1, 2}
     drawn = {changes["dropout"] for changes in named.values()}
     assert len(drawn) == 2 and all(0.01 <= value <= 0.5 for value in drawn)
+    assert [changes["seed"] for changes in named.values()] == [0] * 4 + [1] * 4 + [2] * 4  # a round of all, each seed
     assert named == sweep.read_sweep(path)[2]
 
 
@@ -113,7 +114,9 @@ def test_a_log_scale_gives_each_power_of_ten_its_share():
         ({"grid": {"rate": [1]}}, "has no parameter rate. There are: dropout, marker, seed, what"),
         ({"grid": {"dropout": []}}, r"grid, dropout = \[\]: allowed is a list with at least one"),
         ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"),
-        ({"grid": ["dropout"]}, "grid must hold lines"),
+        ({"grid": ["dropout"]}, "grid = .* must hold lines"),
+        ({"grid": {}}, "grid = {}: it must hold lines"),
+        ({"grid": None}, "grid = None: it must hold lines"),
         ({"grid": {"dropout": [1.5]}}, "dropout = 1.5 .*allowed is float, 0 to less than 1"),
         ({"grid": {"dropout": ["1e-3"]}}, "write 1.0e-3"),
         ({"grid": {"dropout": [0.2, 0.2]}}, "the same run twice, with dropout = 0.2 and with dropout = 0.2"),
@@ -425,6 +428,16 @@ def test_a_worker_that_takes_two_runs_at_once_is_refused():
 def test_a_scheduler_that_does_not_answer_is_named(trivial):
     with pytest.raises(sweep.SweepError, match=r"no scheduler answers at not-an-address"):
         swept(trivial, {"scheduler": "not-an-address://x"}, seeds=[0])
+
+
+def test_a_worker_tells_in_one_line_why_it_has_no_data(monkeypatch):
+    def unavailable():
+        raise sweep.data.DatasetUnavailable("no source:\n  - one\n  - two")
+
+    monkeypatch.setattr(sweep.data, "ensure_dataset", unavailable)
+    assert sweep.fetch_data() == "no source: - one - two"
+    monkeypatch.setattr(sweep.data, "ensure_dataset", lambda: "the cache")
+    assert sweep.fetch_data() == ""
 
 
 class OneWorker:
