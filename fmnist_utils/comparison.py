@@ -1,6 +1,5 @@
 """Comparing runs: a folder of runs as one frame, averages over seeds, and tests of two runs on the same images."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -39,8 +38,10 @@ def read_runs(folder):
 
 
 def _row(folder):
-    params = yaml.safe_load((folder / runs.PARAMS).read_text())
-    metrics, machine = (json.loads((folder / name).read_text()) for name in (runs.METRICS, runs.ENVIRONMENT))
+    with runs.reading(folder / runs.PARAMS):
+        params = dict(yaml.safe_load((folder / runs.PARAMS).read_text()))
+    run = runs.Run(folder, params)
+    metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
     params = {name: str(value) if isinstance(value, list) else value for name, value in params.items()}
     return {**params, **metrics, "cpu": machine["cpu"], "threads": machine["threads"]}
 
@@ -154,7 +155,7 @@ def _predictions(folder, name, images):
             if name in file:
                 return file["index"], file["label"], file[name]
     elif path.is_file():
-        with np.load(path) as file:
+        with runs.reading(path), np.load(path) as file:
             label = file["label"]
             index = file["index"] if "index" in file else np.arange(len(label))
             return index, label, file["probability"].argmax(axis=1)

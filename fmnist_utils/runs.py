@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -160,6 +161,19 @@ def write_npz(path, **arrays):
         np.savez_compressed(file, **arrays)
 
 
+@contextmanager
+def reading(path):
+    """Turn whatever a damaged or foreign file of a run makes its reader raise into a RunError that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{path.name} of the run {path.parent.name!r} is damaged ({reason}). Delete the run's folder and train it "
+            "again."
+        ) from error
+
+
 # ---------------------------------------------------------------------------------------------- run folders
 
 
@@ -244,7 +258,8 @@ def _refuse_other_parameters(run):
     for path in (run.work / PARAMS, run.folder / PARAMS):
         if not path.exists():
             continue
-        old = yaml.safe_load(path.read_text())
+        with reading(path):
+            old = dict(yaml.safe_load(path.read_text()))
         if old != run.params:
             changed = [
                 f"{n}: {old.get(n)!r} there, {run.params.get(n)!r} now"
@@ -333,7 +348,8 @@ def find(run_name="", runs_dir="runs"):
             f"  papermill notebooks/03_training.ipynb out.ipynb -p run_name {name}\n"
             f"or `make run`, or run 03_training.ipynb with that run_name."
         )
-    return Run(folder, yaml.safe_load((folder / PARAMS).read_text()))
+    with reading(folder / PARAMS):
+        return Run(folder, dict(yaml.safe_load((folder / PARAMS).read_text())))
 
 
 def _newest(home):
@@ -343,12 +359,14 @@ def _newest(home):
 
 def read_history(run):
     """Return the run's history.csv as a frame: a row an epoch, with loss, accuracy, val_loss, val_accuracy."""
-    return pd.read_csv(run.folder / HISTORY, index_col="epoch")
+    with reading(run.folder / HISTORY):
+        return pd.read_csv(run.folder / HISTORY, index_col="epoch")
 
 
 def read_metrics(run, name=METRICS):
     """Return the run's metrics.json (or another JSON file of its) as a dict."""
-    return json.loads((run.folder / name).read_text())
+    with reading(run.folder / name):
+        return json.loads((run.folder / name).read_text())
 
 
 def environment():
