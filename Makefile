@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all setup data lab notebooks sweep bench lint lock help
+.PHONY: run test test-slow test-all mutants setup data lab notebooks sweep bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,14 +17,17 @@ help:  ## list the targets
 run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=params/full.yaml: runs/full)
 	@$(PY) -m fmnist_utils.pipeline $(PARAMS)
 
-test: data  ## unit tests, contracts of the notebooks, strict nbval
+test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow"
 	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
 
-test-slow: data
+test-slow: dev-tools data
 	@$(PY) -m pytest tests -m slow
 
-test-all: test test-slow  ## the slow tests too
+test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a browser, some mutants
+
+mutants: dev-tools data  ## do the tests catch a wrong result? small faults against every gate (half an hour)
+	@$(PY) tests/mutants.py
 
 setup: $(VENV)/.ready  ## the virtual environment
 
@@ -55,10 +58,10 @@ lint: dev-tools  ## ruff on package, tests and notebooks
 	@$(VENV)/bin/ruff format --check .
 
 lock: dev-tools  ## renew constraints.txt
-	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --upgrade requirements.txt -o constraints.txt
+	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --upgrade requirements.txt requirements-dev.txt -o constraints.txt
 
 .PHONY: dev-tools
 dev-tools: $(VENV)/.dev-ready
 $(VENV)/.dev-ready: requirements-dev.txt $(VENV)/.ready
-	@$(PIP) -r requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt -c constraints.txt
 	@touch $@
