@@ -107,6 +107,15 @@ def test_pictures_have_no_ticks_that_would_need_a_label(draw):
     assert [(*ax.get_xticks(), *ax.get_yticks()) for ax in axs.flat] == [()] * axs.size
 
 
+@pytest.mark.mpl_image_compare(baseline_dir="baseline", style="default", tolerance=4, savefig_kwargs={"dpi": 60})
+@pytest.mark.parametrize("name", ONE | SEVERAL | PICTURES)
+def test_a_figure_looks_as_it_did(name):
+    """Against a stored image. After a wanted change: pytest tests/test_plots.py --mpl-generate-path=tests/baseline"""
+    with mpl.rc_context():
+        plots.use_style()
+        return np.ravel((ONE | SEVERAL | PICTURES)[name]())[0].figure
+
+
 @pytest.mark.parametrize("draw", ONE.values(), ids=ONE)
 def test_a_figure_is_drawn_into_the_given_axes(draw):
     fig, ax = plt.subplots()
