@@ -216,10 +216,10 @@ def effects(frames, metric, axs=None):
     random search, is a scatter, on a logarithmic axis where the numbers span more than a factor of ten. Returns the
     array of Axes.
     """
-    columns = min(4, len(frames))
     if axs is None:
-        size = (2.9 * columns, 2.7 * math.ceil(len(frames) / columns))
-        axs = plt.subplots(math.ceil(len(frames) / columns), columns, figsize=size, sharey=True, squeeze=False)[1]
+        columns = min(4, math.ceil(math.sqrt(len(frames))))
+        rows = math.ceil(len(frames) / columns)
+        axs = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.5 * rows), sharey=True, squeeze=False)[1]
     for ax in np.ravel(axs)[len(frames) :]:
         ax.set_axis_off()
     for ax, (name, frame) in zip(np.ravel(axs), frames.items(), strict=False):
@@ -232,7 +232,7 @@ def effects(frames, metric, axs=None):
             kinds = [str(value) for value in sorted(values.unique())]
             shared = {"x": values.astype(str), "y": frame[metric], "order": kinds, "ax": ax}
             sns.stripplot(**shared, color=PLAIN, size=6, jitter=False)
-            sns.pointplot(**shared, color=RIGHT, errorbar=None, markersize=6, linewidth=1.5)
+            sns.pointplot(**shared, color=RIGHT, errorbar=None, markersize=6, linewidth=1.5, zorder=3)
         ax.set(xlabel=name, ylabel=metric)
     return axs
 
@@ -246,13 +246,20 @@ def accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="val
     front = board[on_front].sort_values("seconds")
     ax.plot(board["seconds"], board["mean"], "o", color=PLAIN, markersize=8)
     ax.step(front["seconds"], front["mean"], "o-", where="post", color=RIGHT, markersize=8)
-    for setting, row in board.iterrows():
-        ax.annotate(
-            setting, (row["seconds"], row["mean"]), xytext=(7, -4), textcoords="offset points", fontsize=9,
-            color=RIGHT if setting in front.index else "#777777",
-        )  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.margins(x=0.15)
+    ax.margins(x=0.15, y=0.1)
+    ax.autoscale_view()  # or the places of the labels would be those of empty axes
+    placed = []  # of the labels, in points from the corner, so that none covers another
+    for setting, row in board.sort_values("mean", ascending=False).iterrows():
+        left, height = ax.transData.transform((row["seconds"], row["mean"])) * 72 / ax.figure.dpi
+        lower = 0
+        while any(abs(left - other) < 130 and abs(height - lower - level) < 10 for other, level in placed):
+            lower += 2
+        placed.append((left, height - lower))
+        color = RIGHT if setting in front.index else "#777777"
+        ax.annotate(
+            setting, (row["seconds"], row["mean"]), (7, -4 - lower), textcoords="offset points", fontsize=9, color=color
+        )
     return ax
 
 

@@ -1,0 +1,225 @@
+"""Does the testing of this project catch a wrong result? Small faults, each put into a copy of it, against every gate.
+
+python tests/mutants.py [WORDS …]    (only the faults whose description has one of the words)
+
+A fault is a row of MUTANTS: what is wrong, the file, the text there, the text instead. The gates are tried from the
+cheapest on until one fails: the unit tests of the changed module, the contracts of the notebooks, the other unit tests,
+a tiny run from end to end, strict nbval. First, a copy without a fault must pass all of them. The last line is
+`caught N of N`; the exit status is 1 where a fault was not caught.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", "trainings", ".ipynb_checkpoints")
+MODULES = ("data", "evaluation", "comparison", "model", "runs", "plots", "training", "sweep")
+
+DATA, MODEL, TRAINING, EVALUATION, PLOTS, RUNS, COMPARISON, SWEEP = (
+    f"fmnist_utils/{name}.py"
+    for name in ("data", "model", "training", "evaluation", "plots", "runs", "comparison", "sweep")
+)
+NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+
+MUTANTS = [
+    # ------------------------------------------------------------------------------------------------------- data
+    ("two class names swapped", DATA, '"Pullover", "Dress"', '"Dress", "Pullover"'),
+    ("scaling forgotten", DATA, '.astype("float32") / 255', '.astype("float32")'),
+    ("scaling done twice", DATA, '.astype("float32") / 255', '.astype("float32") / 255 / 255'),
+    ("images scaled already are let through", DATA, "x.dtype != np.uint8 or x.ndim != 3 or", "x.ndim < 3 or"),
+    ("labels shifted by one", DATA, "to_categorical(y,", "to_categorical((y + 1) % 10,"),
+    ("split not stratified", DATA, "test_size=fraction, stratify=y,", "test_size=fraction,"),
+    ("split not seeded", DATA, "stratify=y, random_state=seed)", "stratify=y)"),
+    ("validation images also train", DATA, "return np.sort(train), np.sort(valid)", "return index, np.sort(valid)"),
+    ("train_size ignored", DATA, "if train_size and train_size < len(train):", "if False:"),
+    ("a file's hash is not compared", DATA, ".hexdigest() == wanted", '.hexdigest() != ""'),
+    # ------------------------------------------------------------------------------------------------------ model
+    (
+        "softmax twice",
+        MODEL,
+        'outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)',
+        'x = layers.Dense(len(CLASS_NAMES), activation="softmax")(x)\n'
+        '    outputs = layers.Softmax(name="probabilities")(x)',
+    ),
+    ("dropout left on in use", MODEL, '_dropout")(x)', '_dropout")(x, training=True)'),
+    ("batch norm always as in training", MODEL, 'name=f"{name}_norm")(x)', 'name=f"{name}_norm")(x, training=True)'),
+    ("batch norm left out", MODEL, "    if batch_norm:  #", "    if False:  #"),
+    ("momentum left to the library's default", MODEL, "momentum=0.9, name=", "name="),
+    ("padding left to the library's default", MODEL, '                padding="same",\n', ""),
+    ("kernel_size ignored", MODEL, "                kernel_size,\n", "                3,\n"),
+    ("dense_units ignored", MODEL, "    if dense_units:", "    if False:"),
+    ("a copy in another precision loses its weights", MODEL, "    copy.set_weights(model.get_weights())\n", ""),
+    ("a convolution's work counted once, not at each pixel", MODEL, "(layer.kernel.shape) * shape[0] * shape[1]", "(layer.kernel.shape)"),
+    # --------------------------------------------------------------------------------------------------- training
+    ("validation images augmented", TRAINING, "validation_data=(x_valid, y_valid)", "validation_data=(x_valid[:, :, ::-1], y_valid)"),
+    ("validated on the training images", TRAINING, "validation_data=(x_valid, y_valid)", "validation_data=(x_train, y_train)"),
+    ("images mirrored upside down", TRAINING, "x[mirrored, :, ::-1]", "x[mirrored, ::-1]"),
+    ("augmentation ignored", TRAINING, 'if augment != "none":', "if False:"),
+    ("training images not shuffled", TRAINING, ".permutation(len(self.x) if shown is None else shown)", ".integers(0, 1) + (np.arange(len(self.x)) if shown is None else shown)"),
+    ("order not seeded", TRAINING, "np.random.default_rng([self.seed, epoch]).perm", "np.random.default_rng().perm"),
+    ("labels of other images", TRAINING, "mirrored), self.y[index]", "mirrored), self.y[index[::-1]]"),
+    ("early stopping keeps the last weights", TRAINING, "    if early_stopping:\n        model.set_weights", "    if False:\n        model.set_weights"),
+    ("early stopping watches the training loss", TRAINING, '"val_loss", patience=', '"loss", patience='),
+    ("the kept epoch is told one too low", TRAINING, "int(stopping.best_epoch) + 1", "int(stopping.best_epoch)"),
+    ("patience ignored", TRAINING, "patience=patience if early_stopping else epochs", "patience=epochs"),
+    ("schedule ignored", TRAINING, 'if schedule == "constant":', "if True:"),
+    ("the climb of the learning rate left out", TRAINING, "warmup_target=learning_rate, warmup_steps=climb", "warmup_target=None"),
+    ("the easiest images shown, not the hardest", TRAINING, 'np.argsort(rank, kind="stable")[:', 'np.argsort(-rank, kind="stable")[:'),
+    ("a restart forgets the optimizer's state", TRAINING, '            variable.assign(kept[f"optimizer{i}"])', "            pass"),
+    ("dropout not seeded by the epoch", TRAINING, 'if hasattr(layer, "seed_generator"):', "if False:"),
+    # ------------------------------------------------------------------------------------------------- evaluation
+    ("confusion matrix transposed", EVALUATION, "confusion_matrix(y, y_pred, labels", "confusion_matrix(y_pred, y, labels"),
+    ("per-class rows in the wrong order", EVALUATION, "pd.Index(CLASS_NAMES, name", "pd.Index(sorted(CLASS_NAMES), name"),
+    ("precision and recall swapped", EVALUATION, "precision, recall, f1, images =", "recall, precision, f1, images ="),
+    ("interval for the wrong n", EVALUATION, "wilson_interval((y_pred == y).sum(), len(y))", "wilson_interval(6 * (y_pred == y).sum(), 6 * len(y))"),
+    ("interval at 90 %", EVALUATION, "proportion_ci(0.95,", "proportion_ci(0.90,"),
+    ("mistakes as a share of the wrong class", EVALUATION, "/ matrix[true].sum()", "/ matrix[taken].sum()"),
+    ("model files may run code", EVALUATION, "compile=False, safe_mode=True", "compile=False, safe_mode=False"),
+    # ------------------------------------------------------------------------------------------------------ plots
+    ("validation curve shows training", PLOTS, 'history[f"val_{name}"], "s--"', 'history[name], "s--"'),
+    ("axes of the confusion matrix swapped", PLOTS, 'xlabel="predicted class", ylabel="true class"', 'xlabel="true class", ylabel="predicted class"'),
+    ("pictures titled with the answer, not the truth", PLOTS, "class_names[true], fontsize", "class_names[probability.argmax()], fontsize"),
+    ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
+    # ------------------------------------------------------------------------------------------- runs, comparison
+    ("a bad value is let through", RUNS, '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
+    ("a run is complete too early", RUNS, "_PUBLISHED = (PARAMS, MODEL,", "_PUBLISHED = (METRICS, PARAMS, MODEL,"),
+    ("the oldest run is judged", RUNS, "complete[-1].parent", "complete[0].parent"),
+    ("other parameters are trained into a run", RUNS, "        if old != run.params:", "        if False:"),
+    ("standard deviation of a population", COMPARISON, "values.std(ddof=1)", "values.std()"),
+    ("seeds not paired", COMPARISON, "(by_seed[setting] - by_seed[baseline]).dropna()", "by_seed[setting].dropna() - by_seed[baseline].mean()"),
+    ("McNemar's test on all images", COMPARISON, "binomtest(only_a, only_a + only_b, 0.5)", "binomtest(only_a, len(correct_a), 0.5)"),
+    ("the Pareto front of the slowest", COMPARISON, "(seconds[:, None] <= seconds) &", "(seconds[:, None] >= seconds) &"),
+    ("a sweep's values reach no run", SWEEP, "{**base, **named[name]}", "{**base}"),
+    # -------------------------------------------------------------------------------------------------- notebooks
+    ("validation drawn from the test set", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_raw()", "_, (x_raw, y_raw) = data.load_raw()"),
+    (
+        "copies made before the split",
+        NOTEBOOK["03"],
+        "(x_raw, y_raw), _ = data.load_raw()",
+        "(x_raw, y_raw), _ = data.load_raw()\n"
+        "x_raw, y_raw = np.concatenate([x_raw, x_raw[:, :, ::-1]]), np.concatenate([y_raw, y_raw])",
+    ),
+    ("loss without one-hot", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "SparseCategoricalCrossentropy()"),
+    ("labels without one-hot", NOTEBOOK["03"], "data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])", "data.scale(x_raw[train_index]), y_raw[train_index]"),
+    ("a parameter ignored", NOTEBOOK["03"], "patience=patience, augment=augment,", 'patience=patience, augment="none",'),
+    ("label smoothing ignored", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "CategoricalCrossentropy()"),
+    ("the training is not seeded", NOTEBOOK["03"], "tf.keras.utils.set_random_seed(seed)\n", ""),
+    ("parameters not validated", NOTEBOOK["03"], "params = runs.check_parameters(globals())", "params = {k: v for k, v in globals().items() if k in runs.RULES}"),
+    ("judged on the training set", NOTEBOOK["04"], "_, (x_test_raw, y_test_raw) = data.load_raw()", "(x_test_raw, y_test_raw), _ = data.load_raw()"),
+    ("mistakes that are right answers", NOTEBOOK["04"], "wrong = np.flatnonzero(y_pred != y_test_raw)", "wrong = np.flatnonzero(y_pred == y_test_raw)"),
+    ("recall divides by the column", NOTEBOOK["04"], "recall = matrix[shirt, shirt] / matrix[shirt].sum()", "recall = matrix[shirt, shirt] / matrix[:, shirt].sum()"),
+    ("the other half of the pair", NOTEBOOK["05"], "correct.index[a & ~b], correct.index[b & ~a]", "correct.index[b & ~a], correct.index[a & ~b]"),
+    ("a stale stored output", NOTEBOOK["01"], "48,000 images train, 12,000 validate", "47,000 images train, 13,000 validate"),
+    ("an execution count cleared", NOTEBOOK["01"], '"execution_count": 5,\n   "id"', '"execution_count": null,\n   "id"'),
+    ("the parameters tag dropped", NOTEBOOK["02"], '     "parameters"\n', '     "parameter"\n'),
+    ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {}', '   "id": "evaluate",\n   "metadata": {"tags": ["nbval-ignore-output"]}'),
+    ("defaults and params/quick.yaml differ", "params/quick.yaml", "learning_rate: 0.006", "learning_rate: 0.06"),
+]  # fmt: skip
+
+
+def apply(mutant, folder):
+    """Put one fault into the project's copy in `folder`; return a function that takes it out again.
+
+    In a notebook the old text is looked for in its cells, and where it is in none, in the file. Raises ValueError when
+    it does not stand there exactly once.
+    """
+    what, file, old, new = mutant
+    path = Path(folder) / file
+    content = path.read_text()
+    notebook = json.loads(content) if file.endswith(".ipynb") else {"cells": []}
+    cells = [cell for cell in notebook["cells"] if old in "".join(cell["source"])]
+    places = sum("".join(cell["source"]).count(old) for cell in cells) or content.count(old)
+    if places != 1:
+        raise ValueError(f"{what}: {places} places in {file} instead of one: {old!r}")
+    for cell in cells:
+        cell["source"] = "".join(cell["source"]).replace(old, new)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) if cells else content.replace(old, new))
+    return lambda: path.write_text(content)
+
+
+def gates(file):
+    """Yield (gate, pytest's arguments), from the cheapest on, for a fault in `file`; None for all gates."""
+    unit = [f"tests/test_{module}.py" for module in MODULES]
+    if file is None or file.endswith(".py"):
+        own = f"tests/test_{Path(file).stem}.py" if file else None
+        if own:
+            yield "unit", [own]
+        yield "contract", ["tests/test_notebooks.py"]
+        yield "unit", [name for name in unit if name != own]
+        yield "end-to-end", ["tests/test_pipeline.py"]
+        yield "nbval", ["--nbval", "--nbval-cell-timeout=600", "notebooks"]
+    else:
+        yield "contract", ["tests/test_notebooks.py"]
+        yield "nbval", ["--nbval", "--nbval-cell-timeout=600", file if file.endswith(".ipynb") else "notebooks"]
+
+
+def first_failure(folder, arguments):
+    """Run pytest in the copy; return the name of the first test that fails, "" when all pass.
+
+    Raises RuntimeError when tests could not be run at all: such a fault proves nothing.
+    """
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-m", "not slow", "-p", "no:cacheprovider"]
+    words += ["-k", "not ruff"]  # a fault must be caught by what it does, not by how it is laid out
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([*words, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+?\.(?:py|ipynb)::\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or not failed:
+        raise RuntimeError(f"pytest {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+    return failed[1]
+
+
+def hunt(mutant, folder):
+    """Put a fault in, try the gates; return (gate, test) of the first that catches it, ("", "") when none does."""
+    undo = apply(mutant, folder)
+    try:
+        for gate, arguments in gates(mutant[1]):
+            if failed := first_failure(folder, arguments):
+                return gate, failed
+        return "", ""
+    finally:
+        undo()
+
+
+def copy_of_the_project(folder):
+    """Copy the project and check that its tests import the copy; return its folder."""
+    copy = Path(folder) / "project"
+    shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+    code = "import fmnist_utils; print(fmnist_utils.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    shown = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    if not Path(shown.stdout.strip()).is_relative_to(copy):
+        raise RuntimeError(f"the tests would import {shown.stdout or shown.stderr}, not the copy")
+    return copy
+
+
+def main(words):
+    wanted = [mutant for mutant in MUTANTS if not words or any(word in mutant[0] for word in words)]
+    caught, began = 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_of_the_project(folder)
+        if not words:
+            for gate, arguments in gates(None):
+                if failed := first_failure(copy, arguments):
+                    sys.exit(f"without a fault, {gate} fails at {failed}: nothing can be told")
+            print(f"without a fault every gate passes, {time.monotonic() - began:.0f} s", flush=True)
+        for mutant in wanted:
+            start = time.monotonic()
+            gate, test = hunt(mutant, copy)
+            caught += bool(gate)
+            told = f"{gate:10s} {time.monotonic() - start:4.0f} s" if gate else "NOT CAUGHT        "
+            print(f"{told}  {mutant[0]} ({mutant[1]}) {test}", flush=True)
+    print(f"caught {caught} of {len(wanted)}")
+    sys.exit(caught < len(wanted))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
