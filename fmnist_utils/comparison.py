@@ -19,16 +19,20 @@ def read_runs(folder):
 
     folder: path of a folder of run folders, or of the two files that `pack` wrote. setting tells in words what sets
     the run apart, seeds aside: the parameters that are not at their most frequent value; BASE where all are. A
-    parameter without one most frequent value is always told. Raises RunError when no complete run is there.
+    parameter without one most frequent value is always told. Of runs with the same parameters and seed, as from two
+    versions of the code, the newest counts. Raises RunError when no complete run is there.
     """
     folder = Path(folder)
     if (folder / TABLE).is_file():
-        table = pd.read_csv(folder / TABLE, index_col="run")
+        table = pd.read_csv(folder / TABLE, dtype={"run": str}, index_col="run")
     else:
-        rows = {path.parent.name: _row(path.parent) for path in sorted(folder.glob(f"[!.]*/{runs.METRICS}"))}
+        newest_last = sorted(folder.glob(f"[!.]*/{runs.METRICS}"), key=lambda path: path.stat().st_mtime)
+        rows = {path.parent.name: _row(path.parent) for path in newest_last}
         if not rows:
             raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+        asked = [name for name in table if name in runs.RULES and name != "run_name"]
+        table = table.drop_duplicates(asked, keep="last").sort_index()
     usual = _usual(table)
     apart = [
         ", ".join(f"{name} = {_shown(row[name])}" for name in varied(table) if row[name] != usual[name]) or BASE
@@ -59,7 +63,7 @@ def _usual(table):
 
 
 def _shown(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def effect_of(table, name):
@@ -213,9 +217,9 @@ def pack(folder, target):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m fmnist_utils.comparison FOLDER TARGET")
     try:
         pack(*sys.argv[1:])
-    except TypeError:
-        sys.exit("usage: python -m fmnist_utils.comparison FOLDER TARGET")
     except runs.RunError as error:
         sys.exit(str(error))

@@ -77,6 +77,8 @@ def read_sweep(path):
     if not notebook.is_file():
         raise ValueError(f"{path}: notebook = {content.get('notebook')!r}: there is no such file in {Path.cwd()}")
     defaults = _defaults(notebook)
+    if not isinstance(content.get("base") or "", str):
+        raise ValueError(f"{path}: base = {content['base']!r}: it must name a parameter file")
     base = pipeline.read_parameters(content["base"]) if content.get("base") else {}
     base = {name: value for name, value in base.items() if name in defaults and name not in OWN}
     code, named, told = code_hash(notebook), {}, {}
@@ -161,10 +163,11 @@ def _samples(path, random):
                 low, high = limits["low"], limits["high"]
                 if low >= high or (limits.get("log") and low <= 0):
                     raise ValueError("low must be less than high, and more than 0 on a log scale")
-                ends = np.log([low, high]) if limits.get("log") else (low, high)
-                value = generator.uniform(*ends)
-                value = float(np.exp(value) if limits.get("log") else value)
-                sample[name] = round(value) if isinstance(low, int) and isinstance(high, int) else value
+                whole, log = isinstance(low, int) and isinstance(high, int), limits.get("log")
+                low, high = (low - 0.5, high + 0.5) if whole else (low, high)  # each whole number its share
+                value = generator.uniform(*(np.log([low, high]) if log else (low, high)))
+                value = float(np.exp(value) if log else value)
+                sample[name] = round(value) if whole else value
             samples.append(sample)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         form = "{samples: 8, seed: 0, ranges: {learning_rate: {low: 0.001, high: 0.02, log: true}}}"
@@ -235,8 +238,10 @@ def _execute(source, executed, values, cell_seconds):
             return f"a cell took more than {cell_seconds} s (--cell-seconds) and was stopped"
         except DeadKernelError:
             return "the notebook's kernel died (killed from outside, or for want of memory)"
-        except (RuntimeError, OSError) as error:  # no kernel came up: another may hold its port
-            if start == STARTS or isinstance(error, OSError):
+        except OSError as error:
+            return f"the worker could not write or read a file: {error}"
+        except RuntimeError as error:  # no kernel came up: another may hold its port
+            if start == STARTS:
                 return f"the kernel could not be started: {error}"
 
 
@@ -314,7 +319,10 @@ def run_sweep(notebook, base, named, output, workers=None, scheduler=None, threa
             print(f"{len(result)} of {len(named)} runs are complete already")
         if not left:
             return result
-        with _cluster(min(workers or default_workers(), len(left)), scheduler) as client:
+        workers = min(workers or default_workers(), len(named))
+        if not scheduler:  # by the sweep, not by what is left of it: the last run, too, computes as it would have
+            threads = threads or max(1, CPU_COUNT // workers)
+        with _cluster(min(workers, len(left)), scheduler) as client:
             threads = check_workers(client, threads)
             print(f"{len(client.nthreads())} workers, dashboard {client.dashboard_link or 'none'}", flush=True)
             source = nbformat.writes(nbformat.read(notebook, as_version=4))
@@ -485,7 +493,7 @@ def main(words=None):
     try:
         notebook, base, named = read_sweep(arguments.sweep)
         seconds = estimate(base, named, _defaults(notebook), arguments.workers or default_workers())
-        rough = f", roughly {seconds / 60:.0f} min of training on this machine" if seconds else ""
+        rough = f", roughly {seconds / 60:.0f} min of training by the reference run's speed" if seconds else ""
         print(f"{len(named)} runs of {notebook}{rough}, into {output}")
         if arguments.dry_run:
             print(*(f"  {name}  {_shown(changes)}" for name, changes in named.items()), sep="\n")
@@ -498,7 +506,7 @@ def main(words=None):
         sys.exit(STOPPED)
     print(table(output, named, result).to_string(index=False))
     if failed := [name for name in result if result[name]]:
-        sys.exit(f"\n{len(failed)} of {len(named)} runs failed; each one's notebook, with the error, is in {output}.")
+        sys.exit(f"\n{len(failed)} of {len(named)} runs failed; what they left, with the error, is in {output}.")
 
 
 if __name__ == "__main__":

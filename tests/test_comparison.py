@@ -1,6 +1,7 @@
 """Comparing runs: the frame, the averages and the tests are those that can be counted by hand."""
 
 import json
+import os
 from statistics import mean, stdev
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_without_a_most_frequent_value_each_setting_tells_its_own(tmp_path):
 def test_runs_of_an_older_version_that_lack_a_parameter_are_read_too(tmp_path):
     make_run(tmp_path, "old")
     make_run(tmp_path, "new", augment="flip")
-    make_run(tmp_path, "newer", augment="flip")
+    make_run(tmp_path, "newer", augment="flip", seed=1)
     assert comparison.read_runs(tmp_path)["setting"].to_dict()["new"] == "base"
 
 
@@ -148,6 +149,21 @@ def test_the_front_holds_what_no_other_beats_in_time_and_accuracy():
     accuracy = [0.90, 0.92, 0.91, 0.93, 0.93, 0.89]
     assert_array_equal(comparison.on_pareto_front(seconds, accuracy), [True, True, False, True, False, False])
     assert_array_equal(comparison.on_pareto_front([5, 5], [0.9, 0.9]), [True, True])  # equal points both stay
+
+
+def test_of_two_runs_of_one_setting_and_seed_the_newest_counts(ablation):
+    make_run(ablation, "r00-again", 0.99, seed=0)
+    os.utime(ablation / "r00-again" / runs.METRICS, (2e9, 2e9))
+    table = comparison.read_runs(ablation)
+    assert "r00" not in table.index and table.loc["r00-again", "val_accuracy"] == 0.99 and len(table) == 6
+    os.utime(ablation / "r00-again" / runs.METRICS, (1, 1))
+    assert "r00-again" not in comparison.read_runs(ablation).index
+
+
+def test_values_that_are_close_are_different_settings(ablation):
+    for i, rate in enumerate([0.0060001, 0.0060002, 0.0060003]):
+        make_run(ablation, f"close{i}", learning_rate=rate)
+    assert len({s for s in comparison.read_runs(ablation)["setting"] if "learning_rate" in s}) == 3
 
 
 # ---------------------------------------------------------------------------------------------- image by image
