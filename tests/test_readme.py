@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist_utils import runs, sweep
+from fmnist_utils import comparison, runs, sweep
 
 README = (runs.ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -38,7 +38,7 @@ def test_every_command_is_tested_or_marked():
         "papermill --help-notebook notebooks/03_training.ipynb",
         "python -m fmnist_utils.data",
     ]
-    assert len(MARKED) == 6 and len(PAPERMILL) == 4 and len(dry_run) == 1
+    assert len(MARKED) == 6 and len(PAPERMILL) == 5 and len(dry_run) == 1
 
 
 @pytest.mark.parametrize("line", MAKE)
@@ -64,7 +64,7 @@ def test_the_dry_run_of_a_sweep_lists_its_runs():
     (line,) = [line for line in COMMANDS if "--dry-run" in line]
     command = [sys.executable, *words(line)[1:]]
     shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
-    assert "45 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 4" in shown
+    assert "48 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 3" in shown
 
 
 def test_the_sweep_file_that_is_shown_is_valid(tmp_path, monkeypatch):
@@ -113,6 +113,34 @@ def test_the_spread_over_seeds_stands_in_the_benchmark():
     assert f"reaches {100 * quick['test_accuracy_mean']:.2f} % on the test set on average" in text
     spread = f"deviation of {100 * quick['test_accuracy_std']:.2f} points, in {quick['train_seconds_median']:.0f} s"
     assert spread in text
+
+
+def test_what_each_component_is_worth_stands_in_the_ablation():
+    table = comparison.read_runs(runs.ROOT / "sweeps" / "results" / "ablation")
+    lost = comparison.differences(table, comparison.BASE)
+    points = {name: f"{-100 * lost.loc[name, 'mean']:.2f}" for name in lost.index}
+    text = " ".join(README.split())
+    assert f"schedule is worth {points['schedule = constant']} points of validation accuracy, " in text
+    assert f"batch normalisation {points['batch_norm = False']}, mirroring {points['augment = none']}." in text
+    unsure = {
+        "early_stopping = False",
+        "dropout = 0",
+        "dense_units = 0",
+        "pooling_head = flatten",
+        "label_smoothing = 0",
+    }
+    assert unsure <= set(lost.index[(lost["low"] <= 0) & (lost["high"] >= 0)])
+
+
+def test_the_gain_of_a_sweep_stands_in_the_benchmark():
+    short, quick = json.loads((runs.ROOT / "benchmarks/results/sweep_throughput.json").read_text())
+    text = " ".join(README.split())
+    assert (
+        f"{short['gain_median']} times the throughput where a run's steps take {short['train_seconds_median']:.0f} s"
+        in text
+    )
+    assert f"{quick['gain_median']} times for `quick`" in text
+    assert f"takes {short['overhead_seconds_median']} s beyond its training" in text
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
