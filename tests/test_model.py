@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmnist_utils import model as model_module
-from fmnist_utils.model import build_model, layer_costs, bfloat16_is_faster, with_precision
+from fmnist_utils.model import bfloat16_is_faster, build_model, layer_costs, with_precision
 from fmnist_utils.quiet import tf
 
 SMALL = {"filters": (4, 8), "convs_per_block": (1, 2), "dense_units": 16, "dropout": 0.1}

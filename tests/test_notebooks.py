@@ -3,13 +3,15 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 
 import nbformat
 import papermill
 import pytest
 import yaml
 
-from fmnist_utils import pipeline, runs
+from fmnist_utils import comparison, pipeline, runs
 
 PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
 BANNED = r"\b(?:easily|just|simply|obviously|of course)\b"
@@ -42,8 +44,16 @@ def output_texts(notebook):
                     yield cell.id, content if isinstance(content, str) else json.dumps(content)
 
 
-def test_there_are_the_four_notebooks():
-    assert {path.stem for path in PATHS} >= set(pipeline.NOTEBOOKS)
+def test_there_are_the_five_notebooks():
+    assert {path.stem for path in PATHS} == {*pipeline.NOTEBOOKS, "05_comparing_runs"}
+
+
+def test_ruff_finds_nothing_in_package_tests_and_notebooks():
+    pytest.importorskip("ruff", reason="ruff is not installed: requirements-dev.txt")
+    for words in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *words, "--no-cache", str(runs.ROOT)]
+        found = subprocess.run(command, capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_every_code_cell_is_stored_executed_in_order(notebook):
@@ -129,8 +139,55 @@ def test_cells_are_short_and_explained(notebook):
     sizes = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(notebook))
     body = [n for n in sizes if n != len(tagged(notebook, "parameters")[0].source.splitlines())]
     assert body[len(body) // 2] <= 4 and body[int(0.9 * len(body))] <= 10 and body[-1] <= 20
-    runs_of_code = "".join("c" if cell.cell_type == "code" else "m" for cell in notebook.cells)
-    assert "cccc" not in runs_of_code
+    kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in notebook.cells)
+    assert "ccc" not in kinds, "three code cells without a word between them"
+    assert 0.85 < kinds.count("m") / kinds.count("c") < 2.2
+
+
+def test_names_are_whole_words_in_lower_case(notebook):
+    given = {
+        node.id
+        for cell in code_cells(notebook)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert not [name for name in given if not re.fullmatch(r"[a-z_][a-z0-9_]*", name)]
+    assert not given & {"df", "tmp", "res", "arr", "img", "imgs", "lbl", "preds", "acc", "hist", "cm", "foo"}
+
+
+def test_no_more_than_15_percent_of_the_text_outputs_go_uncompared():
+    told = {True: 0, False: 0}
+    for path in PATHS:
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            kinds = [set(output.get("data", {"text/plain": ""})) for output in cell.outputs]
+            if any("text/plain" in kind and "image/png" not in kind for kind in kinds):
+                told["nbval-ignore-output" in cell.metadata.get("tags", [])] += 1
+    assert told[False] / (told[True] + told[False]) >= 0.85, told
+
+
+def test_every_parameter_is_used(notebook):
+    (cell,) = tagged(notebook, "parameters")
+    cells = code_cells(notebook)
+    used = {
+        node.id
+        for after in cells[cells.index(cell) + 1 :]
+        for node in ast.walk(ast.parse(after.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    declared = {line.split(":")[0] for line in cell.source.splitlines()}
+    # the run folder is opened with all parameters together
+    assert declared - used <= ({"run_name", "runs_dir"} if "runs.start(params)" in str(notebook) else set())
+
+
+def test_the_training_gets_each_parameter_under_its_own_name():
+    training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
+    (parameters,) = tagged(training, "parameters")
+    declared = {line.split(":")[0] for line in parameters.source.splitlines()}
+    (fit,) = [cell for cell in training.cells if cell.id == "train-fit"]
+    given = [node for node in ast.walk(ast.parse(fit.source)) if isinstance(node, ast.keyword) and node.arg in declared]
+    assert len(given) >= 8
+    for keyword in given:
+        assert isinstance(keyword.value, ast.Name) and keyword.value.id == keyword.arg, ast.unparse(keyword)
 
 
 def test_the_text_has_goals_takeaways_and_exercises_and_no_banned_words(notebook):
@@ -151,6 +208,17 @@ def test_training_never_gives_the_test_images_a_name():
         if isinstance(node, ast.Name)
     }
     assert not [name for name in names if "test" in name]
+
+
+def test_the_accuracy_that_03_promises_is_far_below_what_chance_can_reach():
+    """At least six standard deviations of the ablation's base, whose seeds are the evidence, below their mean."""
+    table = comparison.read_runs(runs.ROOT / "sweeps" / "results" / "ablation")
+    base = table.loc[table["setting"] == comparison.BASE, "val_accuracy"]
+    mean, std, _, _ = comparison.mean_interval(base)
+    training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
+    (check,) = [cell.source for cell in training.cells if cell.id == "curves-check"]
+    promised = float(re.search(r"\"val_accuracy\"\] > ([\d.]+)", check)[1])
+    assert len(base) >= 4 and promised < mean - 6 * std
 
 
 def test_the_reference_run_is_complete_and_small():
