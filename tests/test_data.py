@@ -447,6 +447,11 @@ def test_what_goes_to_stderr_is_shown_only_when_the_body_raises(fails, capfd):
     assert capfd.readouterr().err == "a notice\n" * fails + "a later word\n"
 
 
+def test_the_class_names_are_those_that_zalando_gave_the_numbers():
+    names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+    assert ",".join(data.CLASS_NAMES) == names
+
+
 def test_the_real_data_has_its_known_form():
     (x_train, y_train), (x_test, y_test) = data.load_raw()
     for x, y, each in ((x_train, y_train, 6000), (x_test, y_test, 1000)):
