@@ -48,8 +48,7 @@ MUTANTS = [
         'x = layers.Dense(len(CLASS_NAMES), activation="softmax")(x)\n'
         '    outputs = layers.Softmax(name="probabilities")(x)',
     ),
-    ("dropout left on in use", MODEL, '_dropout")(x)', '_dropout")(x, training=True)'),
-    ("batch norm always as in training", MODEL, 'name=f"{name}_norm")(x)', 'name=f"{name}_norm")(x, training=True)'),
+    ("batch norm never learns its averages", MODEL, "momentum=0.9, name=", "momentum=1.0, name="),
     ("batch norm left out", MODEL, "    if batch_norm:  #", "    if False:  #"),
     ("momentum left to the library's default", MODEL, "momentum=0.9, name=", "name="),
     ("padding left to the library's default", MODEL, '                padding="same",\n', ""),
@@ -81,6 +80,7 @@ MUTANTS = [
     ("interval for the wrong n", EVALUATION, "wilson_interval((y_pred == y).sum(), len(y))", "wilson_interval(6 * (y_pred == y).sum(), 6 * len(y))"),
     ("interval at 90 %", EVALUATION, "proportion_ci(0.95,", "proportion_ci(0.90,"),
     ("mistakes as a share of the wrong class", EVALUATION, "/ matrix[true].sum()", "/ matrix[taken].sum()"),
+    ("dropout and batch norm in use as in training", EVALUATION, "model.predict(x, batch_size=1000, verbose=0)", "np.asarray(model(x, training=True))"),
     ("model files may run code", EVALUATION, "compile=False, safe_mode=True", "compile=False, safe_mode=False"),
     # ------------------------------------------------------------------------------------------------------ plots
     ("validation curve shows training", PLOTS, 'history[f"val_{name}"], "s--"', 'history[name], "s--"'),

@@ -67,6 +67,16 @@ def test_dropout_rate_is_used_and_acts_in_training_only():
     np.testing.assert_array_equal(model(x, training=False), model(x, training=False))
 
 
+def test_batch_norm_learns_its_averages_within_a_short_training():
+    """A tenth of each batch: after 50 steps an average has forgotten its start, which Keras's own 0.99 has not."""
+    norms = [layer for layer in build_model(**SMALL).layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    assert norms and {layer.momentum for layer in norms} == {0.9}
+    batch = 5 + np.zeros((8, *norms[0].output.shape[1:]), "float32")
+    for _ in range(50):
+        norms[0](batch, training=True)
+    np.testing.assert_allclose(norms[0].moving_mean, 5, rtol=0.01)
+
+
 def test_a_bias_stands_only_where_no_normalisation_follows():
     assert not build_model(**SMALL).get_layer("block1_conv1").use_bias
     assert build_model(**{**SMALL, "batch_norm": False}).get_layer("block1_conv1").use_bias
