@@ -120,6 +120,11 @@ def test_a_cell_whose_output_is_not_compared_is_followed_by_one_that_asserts(not
         assert any("assert " in after.source for after in following), f"cell {cell.id}"
 
 
+def test_only_what_training_prints_goes_uncompared():
+    ignored = {c.id for path in PATHS for c in tagged(nbformat.read(path, as_version=4), "nbval-ignore-output")}
+    assert ignored == {"train-fit", "curves-numbers", "keep", "write"}
+
+
 def test_nothing_is_skipped_by_the_notebook_tests(notebook):
     tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
     assert tags <= {"parameters", "nbval-ignore-output"}
