@@ -204,7 +204,7 @@ def intervals(frame, xlabel, baseline=None, ax=None):
     if baseline is not None:
         ax.axvline(baseline, color="#555555", linestyle=":")
     ax.set_yticks(range(len(frame)), frame.index)
-    ax.set(xlabel=xlabel, ylim=(len(frame) - 0.5, -0.5))
+    ax.set(xlabel=xlabel, ylim=(max(1, len(frame)) - 0.5, -0.5))
     ax.grid(False, axis="y")
     return ax
 

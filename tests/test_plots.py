@@ -259,6 +259,11 @@ def test_intervals_colours_what_is_told_apart_from_the_baseline_from_the_first_r
     assert ax.get_ylim() == (2.5, -0.5) and [t.get_text() for t in ax.get_yticklabels()] == list("xyz")
 
 
+@pytest.mark.filterwarnings("error")
+def test_intervals_of_nothing_are_empty_axes_without_a_warning():
+    assert not plots.intervals(BOARD[:0], "accuracy", 0.8).get_yticklabels()
+
+
 def test_effects_draws_a_dot_a_run_and_the_mean_of_each_value_or_a_scatter_on_a_logarithmic_axis():
     few, many = np.ravel(plots.effects(SWEPT, "score"))
     assert [text.get_text() for text in few.get_xticklabels()] == ["0.0", "0.2"]
