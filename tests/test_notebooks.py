@@ -120,6 +120,13 @@ def test_a_cell_whose_output_is_not_compared_is_followed_by_one_that_asserts(not
         assert any("assert " in after.source for after in following), f"cell {cell.id}"
 
 
+def test_the_training_cell_seeds_before_it_builds():
+    """Or running it twice would give two networks, which test_idempotence sees too, but late."""
+    training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
+    (fit,) = [cell for cell in training.cells if cell.id == "train-fit"]
+    assert ast.unparse(ast.parse(fit.source).body[0]) == "tf.keras.utils.set_random_seed(seed)"
+
+
 def test_only_what_training_prints_goes_uncompared():
     ignored = {c.id for path in PATHS for c in tagged(nbformat.read(path, as_version=4), "nbval-ignore-output")}
     assert ignored == {"train-fit", "curves-numbers", "keep", "write"}
