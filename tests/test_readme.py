@@ -140,7 +140,9 @@ def test_the_gain_of_a_sweep_stands_in_the_benchmark():
         in text
     )
     assert f"{quick['gain_median']} times for `quick`" in text
-    assert f"takes {short['overhead_seconds_median']} s beyond its training" in text
+    assert f"takes {short['overhead_seconds_median']} s beyond its training cell" in text
+    beyond_steps = short["overhead_seconds_median"] + short["fit_beyond_steps_seconds_median"]
+    assert f"about {beyond_steps:.0f} s beyond its steps" in text
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
