@@ -65,7 +65,7 @@ def test_a_runs_folder_that_cannot_be_made_is_named_with_what_to_do(tmp_path, mo
         pipeline.main()
 
 
-def test_a_tiny_run_from_end_to_end_and_then_again(tmp_path):
+def test_a_tiny_run_from_end_to_end_and_then_again(tmp_path, monkeypatch, capsys):
     """Two seconds of training: this looks at the plumbing, not at accuracy."""
     path = parameter_file(tmp_path, TINY)
     first = run_pipeline(path, "--runs-dir", tmp_path / "runs")
@@ -97,13 +97,15 @@ def test_a_tiny_run_from_end_to_end_and_then_again(tmp_path):
 
     # nothing is done twice
     stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*.ipynb")}
-    second = run_pipeline(path, "--runs-dir", tmp_path / "runs")
-    assert second.returncode == 0 and second.stdout.count("complete, skipped") == 4
+    monkeypatch.setattr(sys, "argv", ["pipeline", str(path), "--runs-dir", str(tmp_path / "runs")])
+    pipeline.main()
+    assert capsys.readouterr().out.count("complete, skipped") == 4
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.ipynb")} == stamps
 
     # other parameters under the same name are refused, and the finished run stays
-    refused = run_pipeline(parameter_file(tmp_path, TINY + "seed: 1\n"), "--runs-dir", tmp_path / "runs")
-    assert refused.returncode == 1 and "seed: 0 there, 1 now" in refused.stderr
+    parameter_file(tmp_path, TINY + "seed: 1\n")
+    with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
+        pipeline.main()
     assert json.loads((folder / runs.METRICS).read_text()) == metrics
 
 

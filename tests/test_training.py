@@ -22,11 +22,16 @@ def images():
     return x[:200], labels[:200], x[200:], labels[200:]
 
 
-def trained(images, folder=None, learning_rate=0.01, **changes):
+def network(filters=6):
+    """One block with all that has a state: batch norm, dropout. Building and tracing it is most of a test's time."""
+    return build_model(filters=(filters,), convs_per_block=(1,), dropout=0.2, dense_units=8)
+
+
+def trained(images, folder=None, learning_rate=0.01, model=None, **changes):
     settings = {"epochs": 4, "batch_size": 32, "patience": 4, "augment": "flip_shift_erase", "seed": 0, **changes}
     tf.keras.utils.set_random_seed(settings["seed"])
     tf.config.experimental.enable_op_determinism()
-    model = build_model(filters=(4, 8), convs_per_block=(1, 1), dropout=0.2, dense_units=8)
+    model = model or network()
     rate = training.learning_rate_schedule("one_cycle", learning_rate, settings["epochs"] * 7)
     model.compile(tf.keras.optimizers.Adam(rate), loss="categorical_crossentropy", metrics=["accuracy"])
     return model, training.fit(model, *images, folder=folder, **settings)
@@ -221,50 +226,6 @@ def test_it_learns(images):
     assert list(history["epoch"]) == list(range(1, len(history) + 1))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(images):
-    first = trained(images)
-    assert_same(first, trained(images))
-    other = trained(images, seed=1)
-    assert not np.array_equal(first[0].get_weights()[0], other[0].get_weights()[0])
-
-
-@pytest.mark.parametrize(("skip_easy", "stopped_in"), [(0.0, 1), (0.0, 3), (0.4, 1), (0.4, 2), (0.4, 3), (0.4, 4)])
-def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
-    images, tmp_path, monkeypatch, skip_easy, stopped_in
-):
-    def interrupt(self, batch, logs=None):
-        if len(self.keeper.rows) == stopped_in and batch == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Progress, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            trained(images, tmp_path, skip_easy=skip_easy, epochs=5)
-    continued = trained(images, tmp_path, skip_easy=skip_easy, epochs=5)
-    assert_same(trained(images, skip_easy=skip_easy, epochs=5), continued)
-
-
-def test_an_interruption_after_the_last_epoch_trains_no_further(images, tmp_path):
-    first = trained(images, tmp_path)
-    assert_same(first, trained(images, tmp_path))
-
-
-def test_early_stopping_survives_an_interruption(images, tmp_path, monkeypatch):
-    images, few = misled(images), {"patience": 2, "epochs": 8}
-    undisturbed = trained(images, **few)
-    assert len(undisturbed[1]) < 8, "the case must stop early to test anything"
-
-    def interrupt(self, epoch, logs=None):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Progress, "on_epoch_end", interrupt)
-        for _ in undisturbed[1].index:
-            with pytest.raises(KeyboardInterrupt):
-                trained(images, tmp_path, **few)
-    assert_same(undisturbed, trained(images, tmp_path, **few))
-
-
 @pytest.mark.parametrize("skip_easy", [0.0, 0.5])
 def test_the_weights_of_the_lowest_validation_loss_are_kept(images, skip_easy):
     images = misled(images)
@@ -283,30 +244,11 @@ def test_without_early_stopping_the_last_weights_stay(images):
     assert loss == pytest.approx(history["val_loss"].iloc[-1], rel=1e-4)
 
 
-def test_a_failed_checkpoint_leaves_the_one_before(images, tmp_path, monkeypatch):
-    trained(images, tmp_path, epochs=2)
-    before = (tmp_path / CHECKPOINT).read_bytes()
-
-    def full(*arguments, **names):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space"):
-        trained(images, tmp_path, epochs=3)
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
-
-
-@pytest.mark.parametrize("damage", [lambda old: old[: len(old) // 2], lambda old: b"no archive", None])
-def test_a_checkpoint_that_is_damaged_or_of_another_network_is_named(images, tmp_path, monkeypatch, damage):
-    trained(images, tmp_path, epochs=1)
-    if damage:
-        (tmp_path / CHECKPOINT).write_bytes(damage((tmp_path / CHECKPOINT).read_bytes()))
-    else:
-        narrower = build_model(filters=(4, 6), convs_per_block=(1, 1), dropout=0.2, dense_units=8)
-        monkeypatch.setitem(globals(), "build_model", lambda **_: narrower)
-    with pytest.raises(RunError, match=r"damaged or belongs to another network.*Delete it to train afresh"):
-        trained(images, tmp_path, epochs=2)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(images):
+    first = trained(images)
+    assert_same(first, trained(images))
+    other = trained(images, seed=1)
+    assert not np.array_equal(first[0].get_weights()[0], other[0].get_weights()[0])
 
 
 def test_the_summary_describes_the_kept_epoch():
@@ -350,3 +292,74 @@ def test_jupyterlab_gets_a_bar_that_moves_with_the_time_left(images, monkeypatch
     trained(images)
     assert len(shown) == 4 * 7 + 1 and "left" in shown[0] and "100 %, done" in shown[-1]
     assert 'value="7"' in shown[6] and 'max="28"' in shown[6]
+
+
+# ------------------------------------------------------------------------------------------ interruptions
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images):
+    return {skip_easy: trained(images, skip_easy=skip_easy, epochs=5) for skip_easy in (0.0, 0.4)}
+
+
+@pytest.mark.parametrize(("skip_easy", "stopped_in"), [(0.0, 1), (0.0, 3), (0.4, 1), (0.4, 2), (0.4, 3), (0.4, 4)])
+def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
+    images, undisturbed, tmp_path, monkeypatch, skip_easy, stopped_in
+):
+    def interrupt(self, batch, logs=None):
+        if len(self.keeper.rows) == stopped_in and batch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "on_train_batch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trained(images, tmp_path, skip_easy=skip_easy, epochs=5)
+    continued = trained(images, tmp_path, skip_easy=skip_easy, epochs=5)
+    assert_same(undisturbed[skip_easy], continued)
+
+
+def test_a_finished_training_trains_no_further(images, tmp_path):
+    first = trained(images, tmp_path, epochs=2)
+    assert_same(first, trained(images, tmp_path, epochs=2))
+
+
+def test_early_stopping_survives_an_interruption(images, tmp_path, monkeypatch):
+    images, few = misled(images), {"patience": 2, "epochs": 8}
+    undisturbed = trained(images, **few)
+    assert len(undisturbed[1]) < 8, "the case must stop early to test anything"
+
+    def interrupt(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "on_epoch_end", interrupt)
+        for _ in undisturbed[1].index:
+            with pytest.raises(KeyboardInterrupt):
+                trained(images, tmp_path, **few)
+    assert_same(undisturbed, trained(images, tmp_path, **few))
+
+
+def test_a_failed_checkpoint_leaves_the_one_before(images, tmp_path, monkeypatch):
+    trained(images, tmp_path, epochs=2)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(*arguments, **names):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        trained(images, tmp_path, epochs=3)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_network_is_named(images, tmp_path):
+    trained(images, tmp_path, epochs=1)
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    refused = pytest.raises(RunError, match=r"damaged or belongs to another network.*Delete it to train afresh")
+    with refused:
+        trained(images, tmp_path, epochs=2, model=network(filters=5))
+    for damaged in (whole[: len(whole) // 2], b"no archive"):
+        (tmp_path / CHECKPOINT).write_bytes(damaged)
+        with refused:
+            trained(images, tmp_path, epochs=2)
