@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all mutants setup data lab notebooks sweep bench lint lock help
+.PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides sweep bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,15 +19,25 @@ run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=param
 
 test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow"
-	@$(PY) -m pytest --nbval notebooks --nbval-cell-timeout=600
+	@$(PY) -m pytest --nbval notebooks/*.ipynb --nbval-cell-timeout=600
 
 test-slow: dev-tools data
 	@$(PY) -m pytest tests -m slow
+	@$(PY) -m pytest --nbval notebooks/solutions --nbval-cell-timeout=600
 
-test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a browser, some mutants
+test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a browser, solutions, some mutants
+
+coverage: dev-tools data  ## which lines of the package do the unit tests run? fails below 95 %
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(PY) -m coverage run -m pytest tests -m "not slow"
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
 
 mutants: dev-tools data  ## do the tests catch a wrong result? small faults against every gate (half an hour)
 	@$(PY) tests/mutants.py
+
+steady: dev-tools data  ## strict nbval 20 times, two at once (an hour)
+	@$(PY) tests/steady.py
 
 setup: $(VENV)/.ready  ## the virtual environment
 
@@ -46,6 +56,9 @@ lab: data  ## JupyterLab on the notebooks
 
 notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
 	@$(PY) tools/store_notebooks.py
+
+slides: data  ## reveal.js slides of the notebooks, build/slides/*.html, that open without a network (needs npm)
+	@$(PY) tools/make_slides.py
 
 sweep: data  ## many runs side by side: make sweep SWEEP=sweeps/seeds.yaml OPTIONS="--workers 2"
 	@$(PY) -m fmnist_utils.sweep $(SWEEP) $(OPTIONS)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
@@ -112,3 +113,46 @@ def most_confused(matrix, count=5):
         if wrong[true, taken]
     ]
     return pd.DataFrame(rows, columns=["true class", "taken for", "images", "share of the class"])
+
+
+def calibration(y, y_prob, bins=10):
+    """Compare how sure the answers are with how often they are right, in bins of equal width.
+
+    y: (n,) true classes. y_prob: (n, k) probabilities. Returns a frame, a row a bin that holds images, indexed by the
+    bin's lower edge: confidence (mean of the highest probability), accuracy, images.
+    """
+    sure, right = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
+    bin_of = np.minimum((sure * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
+    frame = pd.DataFrame({"confidence": sure, "accuracy": right, "images": 1})
+    return frame.groupby(pd.Index(bin_of / bins, name="from")).agg(
+        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("images", "sum")
+    )
+
+
+def expected_calibration_error(table):
+    """Return the mean distance of confidence and accuracy, 0..1, each bin with the share of its images.
+
+    table: frame from `calibration`. After Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
+    """
+    distance = (table["confidence"] - table["accuracy"]).abs()
+    return float((distance * table["images"]).sum() / table["images"].sum())
+
+
+def with_temperature(y_prob, temperature):
+    """Return softmax(log(y_prob) / temperature), (n, k): below 1 surer, above 1 less sure, the answers unchanged."""
+    scores = np.log(np.maximum(y_prob.astype("float64"), 1e-12)) / temperature
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(y, y_prob):
+    """Return the temperature, 0.05 to 20, of the lowest mean −log probability of the true class.
+
+    y: (n,) true classes of images that did not train. y_prob: (n, k) probabilities. Guo et al. 2017, arXiv:1706.04599.
+    """
+
+    def loss(logarithm):
+        true = with_temperature(y_prob, np.exp(logarithm))[np.arange(len(y)), y]
+        return -np.log(np.maximum(true, 1e-12)).mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.colors import to_rgba
 
 RIGHT, WRONG, PLAIN = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
 
@@ -18,12 +19,14 @@ def use_style():
 def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
     """Show small images in rows.
 
-    images: (n, h, w) or (n, h, w, 1), any numeric type. titles: n texts, or None. columns: images a row. size: inches
-    an image. row_labels: a text for each row, or None. diverging: 0 is white, negative orange, positive blue, for
-    responses; else 0 is white and the highest value black. shared: one colour scale for all images, or each its own.
+    images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
+    images a row. size: inches an image. row_labels: a text for each row, or None. diverging: 0 is white, negative
+    orange, positive blue, for responses; else 0 is white and the highest value black. shared: one colour scale for all
+    images, or each its own.
     Returns the array of Axes.
     """
-    images = np.asarray(images, dtype=float).reshape(len(images), *np.shape(images)[1:3])
+    images = [np.reshape(image, np.shape(image)[:2]).astype(float) for image in images]
+    lowest, highest = min(image.min() for image in images), max(np.abs(image).max() for image in images)
     rows = math.ceil(len(images) / columns)
     height = rows * size * (1.3 if titles is not None else 1.05)
     left = 0.95 if row_labels is not None else 0
@@ -33,12 +36,12 @@ def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diver
         ax.grid(False)
         if i >= len(images):
             continue
-        scope = images if shared else images[i]
-        top = np.abs(scope).max() or 1
+        low, top = (lowest, highest) if shared else (images[i].min(), np.abs(images[i]).max())
+        top = top or 1
         if diverging:
             ax.imshow(images[i], cmap="PuOr", vmin=-top, vmax=top)
         else:
-            ax.imshow(images[i], cmap="gray_r", vmin=min(0, scope.min()), vmax=top)
+            ax.imshow(images[i], cmap="gray_r", vmin=min(0, low), vmax=top)
         if titles is not None:
             ax.set_title(titles[i], fontsize=9, fontweight="normal", loc="center")
     for ax, label in zip(axs[:, 0], row_labels if row_labels is not None else [], strict=False):
@@ -188,6 +191,88 @@ def predictions(images, y, y_prob, class_names, columns=4):
             bars.text(0, row - 0.25, f"{class_names[k]} {probability[k]:.0%}", fontsize=8.5, va="bottom")
         bars.set(xlim=(0, 1.15), ylim=(2.4, -0.9))
     return axs
+
+
+def heat_grid(images, heats, titles=None, columns=6, size=1.5):
+    """Show images with a heat map laid over each: the more orange, the hotter.
+
+    images: (n, h, w) or (n, h, w, 1). heats: (n, h, w), 0..1, each at its image's size. titles: n texts, or None.
+    Returns the array of Axes.
+    """
+    axs = image_grid(images, titles, columns, size)
+    for ax, heat in zip(axs.flat, heats, strict=False):
+        height, width = np.shape(heat)
+        layer = np.full((height, width, 4), to_rgba(WRONG))
+        layer[..., 3] = 0.75 * np.clip(heat, 0, 1)
+        ax.imshow(layer, interpolation="bilinear")
+    return axs
+
+
+def reliability(tables, ax=None):
+    """Draw accuracy over confidence; on the diagonal, an answer that is 80 % sure is right in 80 % of the cases.
+
+    tables: {label: frame from evaluation.calibration}; a dot is larger the more images it stands for.
+    """
+    ax = ax or plt.subplots(figsize=(5, 4.6))[1]
+    ax.plot([0, 1], [0, 1], ":", color="#555555", label="as sure as right")
+    for (label, table), color, mark in zip(tables.items(), (RIGHT, WRONG), ("o", "s"), strict=False):
+        ax.plot(
+            table["confidence"], table["accuracy"], mark + "-", color=color, markersize=5, linewidth=1.5, label=label
+        )
+        sizes = 300 * table["images"] / table["images"].sum()
+        ax.scatter(table["confidence"], table["accuracy"], sizes, color=color, marker=mark, clip_on=False)
+    ax.set(xlabel="confidence: highest probability", ylabel="accuracy: share that is right", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(loc="upper left")
+    return ax
+
+
+def accuracy_against_strength(curves, columns=4, axs=None):
+    """Draw how accuracy falls as images are disturbed more, a panel a kind of disturbance.
+
+    curves: {kind with its unit: Series of accuracy indexed by strength, from none to the strongest}. Returns the array
+    of Axes.
+    """
+    if axs is None:
+        columns = min(columns, len(curves))
+        rows = math.ceil(len(curves) / columns)
+        axs = plt.subplots(rows, columns, figsize=(2.9 * columns, 2.6 * rows), sharey=True, squeeze=False)[1]
+    for ax in np.ravel(axs)[len(curves) :]:
+        ax.set_axis_off()
+    for ax, (kind, accuracy) in zip(np.ravel(axs), curves.items(), strict=False):
+        ax.plot(accuracy.index, accuracy, "o-", color=RIGHT)
+        ax.axhline(0.1, color="#555555", linestyle=":")
+        ax.xaxis.set_inverted(bool(accuracy.index[0] > accuracy.index[-1]))  # the strongest is always on the right
+        ax.set(xlabel=kind, ylabel="accuracy", ylim=(0, 1))
+    return axs
+
+
+def embedding(places, images, y, class_names, ax=None):
+    """Show where images lie in two dimensions, as far as they do not cover each other, with each class's name.
+
+    places: (n, 2). images: (n, 28, 28) or (n, 28, 28, 1), shown in their order, the later ones only where there is
+    room. y: (n,) classes; a name stands at the median of its class.
+    """
+    ax = ax or plt.subplots(figsize=(9, 7))[1]
+    span = np.ptp(places, axis=0)
+    ax.scatter(*places.T, s=4, color=PLAIN)
+    shown = np.zeros((0, 2))
+    for place, image in zip(places, images, strict=True):
+        if (np.abs(shown - place) / span).max(axis=1).min(initial=1) > 0.035:
+            shown = np.vstack([shown, place])
+            height, width = 0.03 * span[1], 0.03 * span[0]
+            extent = (place[0] - width / 2, place[0] + width / 2, place[1] - height / 2, place[1] + height / 2)
+            ax.imshow(np.reshape(image, np.shape(image)[:2]), extent=extent, zorder=2, aspect="auto")
+    for k, name in enumerate(class_names):
+        if (y == k).any():
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
+            middle = np.median(places[y == k], axis=0)
+            ax.text(*middle, name, color=WRONG, ha="center", va="center", weight="bold", zorder=3, bbox=box)
+    margin = 0.04 * span
+    (left, low), (right, high) = places.min(axis=0) - margin, places.max(axis=0) + margin
+    ax.set(
+        xlim=(left, right), ylim=(low, high), xticks=[], yticks=[], xlabel="first direction", ylabel="second direction"
+    )
+    return ax
 
 
 def intervals(frame, xlabel, baseline=None, ax=None):

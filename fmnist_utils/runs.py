@@ -86,6 +86,7 @@ RULES = {
     "skip_easy": (float, lambda v: 0 <= v < 1, "0 (show all images) to less than 1"),
     "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
+    "photo_path": (str, bool, "a picture file; a relative path counts from the project's own folder"),
     "baseline": (str, lambda v: True, "a setting such as 'dropout = 0', or '' for the base"),
     "run_a": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
     "run_b": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
@@ -361,6 +362,22 @@ def read_history(run):
     """Return the run's history.csv as a frame: a row an epoch, with loss, accuracy, val_loss, val_accuracy."""
     with reading(run.folder / HISTORY):
         return pd.read_csv(run.folder / HISTORY, index_col="epoch")
+
+
+def read_predictions(run, name=VALIDATION):
+    """Return what the run answered: (index, y, y_prob) of its validation images, or with name=TEST of the test images.
+
+    index: (n,) places in the training images, or in the test images. y: (n,) true classes. y_prob: (n, 10) float32.
+    Raises RunError, when the file is damaged or when notebook 04 has not judged the run yet.
+    """
+    path = run.folder / name
+    if name == TEST and not path.exists():
+        raise RunError(
+            f"the run {run.name!r} has not been judged yet: run 04_evaluation_and_visualization.ipynb on it."
+        )
+    with reading(path), np.load(path) as kept:
+        index = kept["index"] if "index" in kept else np.arange(len(kept["label"]))
+        return index, kept["label"], kept["probability"]
 
 
 def read_metrics(run, name=METRICS):

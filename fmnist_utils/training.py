@@ -313,13 +313,14 @@ class _Keeper(callbacks.Callback):
 
 
 class _Progress(callbacks.Callback):
-    """In JupyterLab a bar that moves, with the time left; elsewhere one line an epoch."""
+    """In JupyterLab a bar and a loss curve that move, with the time left; elsewhere one line an epoch."""
 
     def __init__(self, steps, keeper):
         super().__init__()
         self.steps, self.epochs, self.keeper = steps, len(steps), keeper  # steps: of each epoch
         self.bar = display(HTML(""), display_id=True) if os.environ.get("JPY_SESSION_NAME") else None
         self.shown, self.began = 0.0, None
+        self.curve = []  # (steps done, mean training loss of the epoch up to there), one a move of the bar
 
     def on_train_begin(self, logs=None):
         if self.began is None:
@@ -333,6 +334,7 @@ class _Progress(callbacks.Callback):
         now = time.perf_counter()
         if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
+            self.curve.append((self.done, float(logs["loss"])))
             left = (sum(self.steps) - self.done) * (now - self.began) / (self.done - self.before)
             self._draw(self.done, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
 
@@ -352,4 +354,25 @@ class _Progress(callbacks.Callback):
     def _draw(self, step, text):
         whole = sum(self.steps)
         bar = f'<progress value="{step}" max="{whole}" style="width: 60%"></progress>'
-        self.bar.update(HTML(f"{bar} {100 * step / whole:.0f} %, {text}"))
+        ends = np.cumsum(self.steps)
+        valid = [(ends[row["epoch"] - 1], row["val_loss"]) for row in self.keeper.rows]
+        self.bar.update(HTML(f"{bar} {100 * step / whole:.0f} %, {text}<br>{_loss_curve(self.curve, valid, whole)}"))
+
+
+def _loss_curve(train, valid, steps):
+    """Return a small SVG: a line through `train` and dots at `valid`, lists of (step, loss); steps: the whole width."""
+    losses = [loss for _, loss in train + valid if np.isfinite(loss)]
+    low, high = min(losses, default=0), max(losses, default=1)
+
+    def place(step, loss):
+        return f"{10 + 480 * step / steps:.1f},{100 - 90 * (loss - low) / (high - low or 1):.1f}"
+
+    line = " ".join(place(*point) for point in train if np.isfinite(point[1]))
+    dots = [place(*point).split(",") for point in valid if np.isfinite(point[1])]
+    circles = "".join(f'<circle cx="{x}" cy="{y}" r="4" fill="#D55E00"/>' for x, y in dots)
+    return (
+        f'<svg viewBox="0 0 500 110" style="width: 60%"><polyline points="{line}" fill="none" stroke="#0072B2" '
+        f'stroke-width="2"/>{circles}</svg><br>loss, between {low:.2f} and {high:.2f}: '
+        '<span style="color: #0072B2">training, so far in its epoch</span>, '
+        '<span style="color: #D55E00">● validation after each epoch</span>'
+    )

@@ -20,11 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", "trainings", ".ipynb_checkpoints")
-MODULES = ("data", "evaluation", "comparison", "model", "runs", "plots", "training", "sweep")
+MODULES = ("lesson", "data", "evaluation", "comparison", "model", "runs", "photo", "plots", "training", "sweep")
 
-DATA, MODEL, TRAINING, EVALUATION, PLOTS, RUNS, COMPARISON, SWEEP = (
+DATA, MODEL, TRAINING, EVALUATION, PLOTS, RUNS, COMPARISON, SWEEP, PHOTO, LESSON = (
     f"fmnist_utils/{name}.py"
-    for name in ("data", "model", "training", "evaluation", "plots", "runs", "comparison", "sweep")
+    for name in ("data", "model", "training", "evaluation", "plots", "runs", "comparison", "sweep", "photo", "lesson")
 )
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
@@ -82,11 +82,19 @@ MUTANTS = [
     ("mistakes as a share of the wrong class", EVALUATION, "/ matrix[true].sum()", "/ matrix[taken].sum()"),
     ("dropout and batch norm in use as in training", EVALUATION, "model.predict(x, batch_size=1000, verbose=0)", "np.asarray(model(x, training=True))"),
     ("model files may run code", EVALUATION, "compile=False, safe_mode=True", "compile=False, safe_mode=False"),
+    ("calibration error without its weights", EVALUATION, '(distance * table["images"]).sum() / table["images"].sum()', "distance.mean()"),
+    ("temperature multiplies the scores", EVALUATION, "np.log(np.maximum(y_prob.astype(\"float64\"), 1e-12)) / temperature", "np.log(np.maximum(y_prob.astype(\"float64\"), 1e-12)) * temperature"),
+    ("temperature fitted to the answers, not the truth", EVALUATION, "[np.arange(len(y)), y]", ".max(axis=1)"),
     # ------------------------------------------------------------------------------------------------------ plots
     ("validation curve shows training", PLOTS, 'history[f"val_{name}"], "s--"', 'history[name], "s--"'),
     ("axes of the confusion matrix swapped", PLOTS, 'xlabel="predicted class", ylabel="true class"', 'xlabel="true class", ylabel="predicted class"'),
     ("pictures titled with the answer, not the truth", PLOTS, "class_names[true], fontsize", "class_names[probability.argmax()], fontsize"),
     ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
+    ("confidence drawn over accuracy", PLOTS, 'table["confidence"], table["accuracy"], mark', 'table["accuracy"], table["confidence"], mark'),
+    # ----------------------------------------------------------------------------------------------- photo, lesson
+    ("a photo's background is not turned to 0", PHOTO, "darker if background > 127 else lighter", "lighter"),
+    ("a photo is not trimmed to the garment", PHOTO, "trimmed = _trim(garment_high)", "trimmed = garment_high"),
+    ("every guess is right", LESSON, "digest(question, guess) == right", "digest(question, guess)"),
     # ------------------------------------------------------------------------------------------- runs, comparison
     ("a bad value is let through", RUNS, '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
     ("a run is complete too early", RUNS, "_PUBLISHED = (PARAMS, MODEL,", "_PUBLISHED = (METRICS, PARAMS, MODEL,"),
@@ -116,10 +124,14 @@ MUTANTS = [
     ("mistakes that are right answers", NOTEBOOK["04"], "wrong = np.flatnonzero(y_pred != y_test_raw)", "wrong = np.flatnonzero(y_pred == y_test_raw)"),
     ("recall divides by the column", NOTEBOOK["04"], "recall = matrix[shirt, shirt] / matrix[shirt].sum()", "recall = matrix[shirt, shirt] / matrix[:, shirt].sum()"),
     ("the other half of the pair", NOTEBOOK["05"], "correct.index[a & ~b], correct.index[b & ~a]", "correct.index[b & ~a], correct.index[a & ~b]"),
+    ("heat where the answer would fall", NOTEBOOK["06"], "tf.nn.relu(tf.reduce_sum(slope * maps, axis=-1))", "tf.nn.relu(-tf.reduce_sum(slope * maps, axis=-1))"),
+    ("what is hot is not what is erased", NOTEBOOK["06"], "row, column = divmod(", "column, row = divmod("),
+    ("temperature fitted on the test set", NOTEBOOK["07"], "evaluation.fit_temperature(y_valid, valid_prob)", "evaluation.fit_temperature(*np.load(run.folder / runs.TEST).values())"),
+    ("twins of images of another scale", NOTEBOOK["07"], "np.sqrt(flat[0].shape[1])", "flat[0].shape[1]"),
     ("a stale stored output", NOTEBOOK["01"], "48,000 images train, 12,000 validate", "47,000 images train, 13,000 validate"),
     ("an execution count cleared", NOTEBOOK["01"], '"execution_count": 5,\n   "id"', '"execution_count": null,\n   "id"'),
     ("the parameters tag dropped", NOTEBOOK["02"], '     "parameters"\n', '     "parameter"\n'),
-    ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {}', '   "id": "evaluate",\n   "metadata": {"tags": ["nbval-ignore-output"]}'),
+    ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {', '   "id": "evaluate",\n   "metadata": {\n    "tags": ["nbval-ignore-output"],'),
     ("defaults and params/quick.yaml differ", "params/quick.yaml", "learning_rate: 0.006", "learning_rate: 0.06"),
 ]  # fmt: skip
 
@@ -154,10 +166,13 @@ def gates(file):
         yield "contract", ["tests/test_notebooks.py"]
         yield "unit", [name for name in unit if name != own]
         yield "end-to-end", ["tests/test_pipeline.py"]
-        yield "nbval", ["--nbval", "--nbval-cell-timeout=600", "notebooks"]
+        yield "nbval", ["--nbval", "--nbval-cell-timeout=600", *NOTEBOOK.values()]
     else:
         yield "contract", ["tests/test_notebooks.py"]
-        yield "nbval", ["--nbval", "--nbval-cell-timeout=600", file if file.endswith(".ipynb") else "notebooks"]
+        yield (
+            "nbval",
+            ["--nbval", "--nbval-cell-timeout=600", *([file] if file.endswith(".ipynb") else NOTEBOOK.values())],
+        )
 
 
 def first_failure(folder, arguments):

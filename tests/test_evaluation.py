@@ -200,3 +200,49 @@ def test_a_lambda_in_a_file_is_refused_and_its_code_is_never_executed(tmp_path):
     assert not Path(mark).exists()
     keras.models.load_model(path, safe_mode=False)
     assert Path(mark).exists(), "the file harms nobody, so this test shows nothing"
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def judged(confidence, right):
+    """Probabilities of two classes, class 0 chosen with the given confidence; y says whether that is right."""
+    confidence = np.asarray(confidence, dtype=float)
+    return np.where(right, 0, 1), np.stack([confidence, 1 - confidence], axis=1)
+
+
+def test_calibration_counts_by_hand_in_bins_and_1_belongs_to_the_last():
+    table = evaluation.calibration(*judged([0.62, 0.66, 0.95, 1.0], [True, False, True, True]))
+    assert list(table.index) == [0.6, 0.9] and list(table["images"]) == [2, 2]
+    np.testing.assert_allclose(table["confidence"], [0.64, 0.975])
+    np.testing.assert_allclose(table["accuracy"], [0.5, 1.0])
+    # distances 0.14 and 0.025, half of the images each
+    assert evaluation.expected_calibration_error(table) == pytest.approx(0.0825)
+
+
+def test_the_calibration_error_weighs_bins_by_their_images():
+    table = evaluation.calibration(*judged([0.6] * 9 + [1.0], [True] * 9 + [True]))
+    assert evaluation.expected_calibration_error(table) == pytest.approx(0.9 * 0.4)
+
+
+def test_a_temperature_is_that_of_the_scores_and_changes_no_answer():
+    scores = np.random.default_rng(0).normal(size=(50, 10))
+    y_prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    halved = np.exp(scores / 2) / np.exp(scores / 2).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(evaluation.with_temperature(y_prob, 2.0), halved, rtol=1e-6)
+    assert (evaluation.with_temperature(y_prob, 0.3).max(axis=1) > y_prob.max(axis=1)).all()
+    for temperature in (0.1, 1.0, 7.0):
+        changed = evaluation.with_temperature(y_prob.astype("float32"), temperature)
+        np.testing.assert_allclose(changed.sum(axis=1), 1)
+        np.testing.assert_array_equal(changed.argmax(axis=1), y_prob.argmax(axis=1))
+    assert np.isfinite(evaluation.with_temperature(np.eye(10), 0.05)).all(), "a probability of 0 has a logarithm"
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_fitted_temperature_undoes_the_one_that_was_put_in(temperature):
+    random = np.random.default_rng(0)
+    scores = random.normal(scale=2, size=(20_000, 5))
+    y_prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    y = (y_prob.cumsum(axis=1) > random.random((len(y_prob), 1))).argmax(axis=1)  # drawn by these probabilities
+    bent = evaluation.with_temperature(y_prob, 1 / temperature)
+    assert evaluation.fit_temperature(y, bent) == pytest.approx(temperature, rel=0.03)

@@ -14,6 +14,7 @@ import yaml
 from fmnist_utils import comparison, pipeline, runs
 
 PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((runs.ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 BANNED = r"\b(?:easily|just|simply|obviously|of course)\b"
 
 
@@ -25,6 +26,12 @@ def path(request):
 @pytest.fixture
 def notebook(path):
     return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(params=PATHS + SOLUTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def stored(request):
+    """A notebook or its solutions: what holds for all that is stored executed."""
+    return nbformat.read(request.param, as_version=4)
 
 
 def code_cells(notebook):
@@ -44,8 +51,10 @@ def output_texts(notebook):
                     yield cell.id, content if isinstance(content, str) else json.dumps(content)
 
 
-def test_there_are_the_five_notebooks():
-    assert {path.stem for path in PATHS} == {*pipeline.NOTEBOOKS, "05_comparing_runs"}
+def test_there_are_seven_notebooks_and_exercises_to_each():
+    names = {path.stem for path in PATHS}
+    assert names == {*pipeline.NOTEBOOKS, "05_comparing_runs", "06_look_inside", "07_beyond_accuracy"}
+    assert {path.stem for path in SOLUTIONS} == names | {"find_the_leak"}
 
 
 def test_ruff_finds_nothing_in_package_tests_and_notebooks():
@@ -56,8 +65,8 @@ def test_ruff_finds_nothing_in_package_tests_and_notebooks():
         assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_code_cell_is_stored_executed_in_order(notebook):
-    counts = [cell.execution_count for cell in code_cells(notebook)]
+def test_every_code_cell_is_stored_executed_in_order(stored):
+    counts = [cell.execution_count for cell in code_cells(stored)]
     assert counts == list(range(1, len(counts) + 1)), "nbval skips a cell without a count in silence: `make notebooks`"
 
 
@@ -74,7 +83,7 @@ def test_there_is_one_parameters_cell_and_papermill_reads_all_of_it(path, notebo
 def test_the_committed_defaults_are_valid_and_equal_the_quick_parameters(path, notebook):
     quick = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text())
     defaults = {name: ast.literal_eval(facts["default"]) for name, facts in papermill.inspect_notebook(path).items()}
-    if path.name.startswith("04"):
+    if not defaults.get("run_name", "-"):
         del defaults["run_name"]  # empty: the newest run
     assert runs.check_parameters(defaults) == defaults, "a parameter has no rule in runs.py"
     assert {name: quick[name] for name in defaults if name in quick} == {
@@ -88,28 +97,28 @@ def test_the_cell_after_the_parameters_validates_them(notebook):
     assert "runs.check_parameters(" in after.source
 
 
-def test_no_output_holds_a_path_a_time_a_warning_or_an_error(notebook):
+def test_no_output_holds_a_path_a_time_a_warning_or_an_error(stored):
     forbidden = {
         "an absolute path": r"(?<![\w.])/(?:home|root|tmp|usr|work|mnt|Users|opt|var)/|[A-Z]:\\\\",
         "a time": r"\b\d+(?:\.\d+)? ?(?:s|ms|seconds|minutes)\b|\b\d+:\d\d\b|\b20\d\d-\d\d-\d\d",
         "a warning": r"(?i)warning",
         "an object's address": r"0x[0-9a-f]{6,}",
     }
-    ignored = {cell.id for cell in tagged(notebook, "nbval-ignore-output")}
-    for cell_id, text in output_texts(notebook):
+    ignored = {cell.id for cell in tagged(stored, "nbval-ignore-output")}
+    for cell_id, text in output_texts(stored):
         for what, pattern in forbidden.items():
             if what == "a time" and cell_id in ignored:
                 continue
             assert not re.search(pattern, text), f"cell {cell_id}: {what} in {text[:200]!r}"
-    for cell in code_cells(notebook):
+    for cell in code_cells(stored):
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", f"cell {cell.id}"
 
 
-def test_the_metadata_holds_no_traces_of_a_machine(notebook):
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
-    assert notebook.metadata.kernelspec.name == "python3" and set(notebook.metadata.language_info) == {"name"}
-    for cell in notebook.cells:
+def test_the_metadata_holds_no_traces_of_a_machine(stored):
+    assert set(stored.metadata) == {"kernelspec", "language_info"}
+    assert stored.metadata.kernelspec.name == "python3" and set(stored.metadata.language_info) == {"name"}
+    for cell in stored.cells:
         assert set(cell.metadata) <= {"tags", "slideshow"}, cell.id
 
 
@@ -128,38 +137,41 @@ def test_the_training_cell_seeds_before_it_builds():
 
 
 def test_only_what_training_prints_goes_uncompared():
-    ignored = {c.id for path in PATHS for c in tagged(nbformat.read(path, as_version=4), "nbval-ignore-output")}
+    ignored = {
+        c.id for path in PATHS + SOLUTIONS for c in tagged(nbformat.read(path, as_version=4), "nbval-ignore-output")
+    }
     assert ignored == {"train-fit", "curves-numbers", "keep", "write"}
 
 
-def test_nothing_is_skipped_by_the_notebook_tests(notebook):
-    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
-    assert tags <= {"parameters", "nbval-ignore-output"}
-    assert not re.search(r"#\s*(?:NBVAL|PYTEST_VALIDATE)", "\n".join(cell.source for cell in code_cells(notebook)))
+def test_nothing_is_skipped_by_the_notebook_tests(stored):
+    tags = {tag for cell in stored.cells for tag in cell.metadata.get("tags", [])}
+    assert tags <= {"parameters", "nbval-ignore-output", "solution"}
+    assert not re.search(r"#\s*(?:NBVAL|PYTEST_VALIDATE)", "\n".join(cell.source for cell in code_cells(stored)))
 
 
 def test_the_file_is_light(path):
     assert path.stat().st_size < 1_000_000
 
 
-def test_cell_ids_are_short_names(notebook):
-    ids = [cell.id for cell in notebook.cells]
+def test_cell_ids_are_short_names(stored):
+    ids = [cell.id for cell in stored.cells]
     assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z][a-z0-9-]{2,30}", name) for name in ids)
 
 
 def test_cells_are_short_and_explained(notebook):
-    sizes = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(notebook))
-    body = [n for n in sizes if n != len(tagged(notebook, "parameters")[0].source.splitlines())]
+    (parameters,) = tagged(notebook, "parameters")
+    counted = [cell for cell in code_cells(notebook) if cell is not parameters]
+    body = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in counted)
     assert body[len(body) // 2] <= 4 and body[int(0.9 * len(body))] <= 10 and body[-1] <= 20
     kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in notebook.cells)
     assert "ccc" not in kinds, "three code cells without a word between them"
     assert 0.85 < kinds.count("m") / kinds.count("c") < 2.2
 
 
-def test_names_are_whole_words_in_lower_case(notebook):
+def test_names_are_whole_words_in_lower_case(stored):
     given = {
         node.id
-        for cell in code_cells(notebook)
+        for cell in code_cells(stored)
         for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
@@ -169,7 +181,7 @@ def test_names_are_whole_words_in_lower_case(notebook):
 
 def test_no_more_than_15_percent_of_the_text_outputs_go_uncompared():
     told = {True: 0, False: 0}
-    for path in PATHS:
+    for path in PATHS + SOLUTIONS:
         for cell in code_cells(nbformat.read(path, as_version=4)):
             kinds = [set(output.get("data", {"text/plain": ""})) for output in cell.outputs]
             if any("text/plain" in kind and "image/png" not in kind for kind in kinds):
@@ -238,3 +250,75 @@ def test_the_reference_run_is_complete_and_small():
     wanted = {runs.PARAMS, runs.METRICS, runs.MODEL, runs.HISTORY, runs.VALIDATION, runs.ENVIRONMENT}
     assert names == wanted | {runs.TEST, runs.TEST_METRICS, "figures"}
     assert sum(path.stat().st_size for path in runs.REFERENCE.iterdir()) < 6_000_000
+
+
+# ------------------------------------------------------------------------------------------------------ lessons
+
+
+def sections(notebook):
+    """Return [(heading, minutes)] of the sections that have them."""
+    heads = [cell.source.splitlines()[0] for cell in notebook.cells if cell.source.startswith("## ")]
+    found = [re.fullmatch(r"## (.+) · (\d+) min", head) for head in heads]
+    without = [head for head, match in zip(heads, found, strict=True) if not match]
+    assert without == ["## Takeaways", "## Exercises"], without
+    return [(match[1], int(match[2])) for match in found if match]
+
+
+def test_the_minutes_of_the_sections_add_up_to_those_of_the_title(notebook):
+    told = re.search(r"\*\*Time\*\* (\d+) minutes", notebook.cells[0].source)
+    assert int(told[1]) == sum(minutes for _, minutes in sections(notebook))
+
+
+def test_the_first_four_notebooks_fit_90_minutes():
+    read = [nbformat.read(path, as_version=4) for path in PATHS if path.stem in pipeline.NOTEBOOKS]
+    assert len(read) == 4 and sum(minutes for notebook in read for _, minutes in sections(notebook)) <= 90
+
+
+def test_every_figure_is_told_in_words_next_to_it(notebook):
+    cells = notebook.cells
+    for place, cell in enumerate(cells):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            after = "\n".join(following.source for following in cells[place + 1 : place + 2])
+            assert "**In words.**" in after, f"cell {cell.id}"
+
+
+def test_predictions_are_asked_for_and_checked(notebook):
+    ids = [cell.id for cell in notebook.cells]
+    asked = [place for place, cell in enumerate(notebook.cells) if cell.source.startswith("**Predict.**")]
+    assert asked and all(ids[place + 1].startswith("check-") for place in asked)
+    (quiz,) = [cell for cell in notebook.cells if cell.id == "quiz"]
+    assert quiz.source.count("<details><summary>") >= 4
+
+
+def test_every_cell_says_where_it_stands_on_a_slide(notebook):
+    kinds = [cell.metadata["slideshow"]["slide_type"] for cell in notebook.cells]
+    assert set(kinds) <= {"slide", "subslide", "fragment", "skip", "-"} and kinds[0] == "slide"
+    for cell, kind in zip(notebook.cells, kinds, strict=True):
+        heading = cell.cell_type == "markdown" and cell.source.startswith("#")
+        assert (kind == "slide") == heading or cell.id == "exercises", cell.id
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_the_exercises_are_the_solutions_without_the_solutions(path, monkeypatch):
+    monkeypatch.syspath_prepend(runs.ROOT / "tools")
+    import make_exercises
+
+    made = make_exercises.EXERCISES / path.name
+    assert made.read_text() == make_exercises.exercise(path), "run `make notebooks`"
+    assert '"solution"' not in made.read_text() and {p.name for p in made.parent.glob("*.ipynb")} == {
+        p.name for p in SOLUTIONS
+    }
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_each_exercise_has_a_place_to_write_a_solution_and_a_check(path):
+    cells = nbformat.read(path, as_version=4).cells
+    ids = [cell.id for cell in cells]
+    solved = [place for place, cell in enumerate(cells) if "solution" in cell.metadata.get("tags", [])]
+    assert len(solved) >= (1 if path.stem == "find_the_leak" else 3)
+    for place in solved:
+        stem = ids[place].removesuffix("-solution")
+        assert ids[place - 1] == f"{stem}-answer" and "..." in cells[place - 1].source
+        assert f"{stem}-check" in ids[place:]
+        (check,) = [cell for cell in cells if cell.id == f"{stem}-check"]
+        assert "right" in check.outputs[0].text

@@ -38,6 +38,12 @@ SWEPT = {
         {"rate": [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064], "score": np.linspace(0.6, 0.9, 7)}
     ),
 }
+CALIBRATION = {
+    name: pd.DataFrame({"confidence": [0.35, 0.95], "accuracy": accuracy, "images": [100, 900]})
+    for name, accuracy in {"before": [0.5, 0.99], "after": [0.3, 0.95]}.items()
+}
+CURVES = {"shift (pixels)": pd.Series([0.9, 0.5], [0, 4]), "contrast (factor)": pd.Series([0.9, 0.4], [1, 0.2])}
+PLACES = np.array([[0.0, 0], [0.001, 0], [1, 0], [0, 1], [1, 1]])
 Y = np.array([0, 1, 2, 3, 4])
 Y_PROB = np.zeros((5, 10))
 Y_PROB[:, 7:] = [0.3, 0.2, 0.1]
@@ -51,15 +57,19 @@ ONE = {
     "confusion_matrix": lambda **ax: plots.confusion_matrix(MATRIX, NAMES, **ax),
     "per_class": lambda **ax: plots.per_class(SCORES, **ax),
     "intervals": lambda **ax: plots.intervals(BOARD, "accuracy", 0.8, **ax),
+    "reliability": lambda **ax: plots.reliability(CALIBRATION, **ax),
+    "embedding": lambda **ax: plots.embedding(PLACES, IMAGES, Y, NAMES, **ax),
     "accuracy_against_seconds": lambda **ax: plots.accuracy_against_seconds(BOARD, [True, True, True], **ax),
 }
 SEVERAL = {
     "pixel_histograms": lambda **axs: plots.pixel_histograms(SHARES, EDGES, **axs),
     "learning_curves": lambda **axs: plots.learning_curves(HISTORY, 3, **axs),
     "layer_costs": lambda **axs: plots.layer_costs(COSTS, **axs),
+    "accuracy_against_strength": lambda **axs: plots.accuracy_against_strength(CURVES, **axs),
     "effects": lambda **axs: plots.effects(SWEPT, "score", **axs),
 }
 PICTURES = {
+    "heat_grid": lambda: plots.heat_grid(IMAGES, np.linspace(0, 1, 5)[:, None, None] * np.ones((28, 28)), columns=3),
     "image_grid": lambda: plots.image_grid(IMAGES, titles=list("vwxyz"), columns=3),
     "predictions": lambda: plots.predictions(IMAGES, Y, Y_PROB, NAMES, columns=2),
 }
@@ -150,6 +160,12 @@ def test_image_grid_shows_each_image_under_its_title_and_leaves_the_rest_empty()
 def test_image_grid_scales_colours_over_all_images_or_each_and_around_0(options, limits):
     axs = plots.image_grid(np.array([[[0, 1], [1, 2]], [[0, 3], [7, 8]]], "uint8"), **options)
     assert [ax.images[0].get_clim() for ax in axs.flat[:2]] == limits
+
+
+def test_image_grid_shows_images_of_different_sizes():
+    axs = plots.image_grid([np.ones((3, 5)), np.full((7, 2, 1), 4)], columns=2)
+    assert [ax.images[0].get_array().shape for ax in axs[0]] == [(3, 5), (7, 2)]
+    assert [ax.images[0].get_clim() for ax in axs[0]] == [(0, 4)] * 2
 
 
 def test_class_counts_draws_a_bar_a_class_and_part_from_the_top_down():
@@ -278,6 +294,45 @@ def test_accuracy_against_seconds_joins_the_front_in_order_of_time_and_names_eve
     assert {text.get_text(): to_hex(text.get_color()).upper() == plots.RIGHT for text in ax.texts} == {
         "x": True, "y": True, "z": False,
     }  # fmt: skip
+
+
+def test_heat_grid_lays_more_orange_where_it_is_hotter_and_none_at_0():
+    heats = np.zeros((1, 28, 28))
+    heats[0, 3, 5], heats[0, 4, 5] = 1, 0.5
+    picture, layer = plots.heat_grid(IMAGES[:1], heats, columns=1).flat[0].images
+    assert_allclose(picture.get_array(), IMAGES[0])
+    colors = layer.get_array()
+    assert to_hex(colors[3, 5, :3]) == plots.WRONG.lower() and colors[3, 5, 3] == 2 * colors[4, 5, 3] > 0
+    assert colors[..., 3].sum() == pytest.approx(1.5 * colors[3, 5, 3])
+
+
+def test_reliability_puts_accuracy_over_confidence_beside_the_diagonal():
+    ax = plots.reliability(CALIBRATION)
+    diagonal, *lines = ax.lines
+    assert_allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
+    for line, (name, table) in zip(lines, CALIBRATION.items(), strict=True):
+        assert line.get_label() == name
+        assert_allclose(line.get_xydata(), table[["confidence", "accuracy"]])
+    few, many = ax.collections[0].get_sizes()
+    assert many == pytest.approx(9 * few), "a dot's area goes with its images"
+
+
+def test_accuracy_against_strength_has_the_strongest_on_the_right():
+    axs = plots.accuracy_against_strength({**CURVES, "blur (pixels)": CURVES["shift (pixels)"]}, columns=2)
+    rising, falling = axs[0]
+    assert_allclose(rising.lines[0].get_xydata(), [[0, 0.9], [4, 0.5]])
+    assert not rising.xaxis_inverted() and falling.xaxis_inverted()
+    assert falling.get_xlabel() == "contrast (factor)" and axs[1, 0].axison and not axs[1, 1].axison
+
+
+def test_embedding_shows_an_image_where_there_is_room_and_each_class_name_at_its_median():
+    ax = plots.embedding(PLACES, IMAGES, Y, NAMES)
+    assert len(ax.images) == 4, "the second lies upon the first"
+    assert_allclose(ax.images[1].get_array(), IMAGES[2])
+    left, right, low, high = ax.images[1].get_extent()
+    assert_allclose([(left + right) / 2, (low + high) / 2], PLACES[2])
+    named = {text.get_text(): text.get_position() for text in ax.texts}
+    assert named.keys() == set("ABCDE") and named["C"] == (1, 0)
 
 
 def test_use_style_sets_the_projects_look():

@@ -14,7 +14,9 @@ from fmnist_utils import comparison, runs, sweep
 README = (runs.ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-MARKED = [line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs conda|many machines)\)", line)]
+MARKED = [
+    line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs conda|needs npm|many machines)\)", line)
+]
 MAKE = [line for line in COMMANDS if line.startswith("make ")]
 PAPERMILL = [line for line in COMMANDS if line.startswith("papermill notebooks/")]
 # set-up and tests: this very test run has gone through them
@@ -38,7 +40,7 @@ def test_every_command_is_tested_or_marked():
         "papermill --help-notebook notebooks/03_training.ipynb",
         "python -m fmnist_utils.data",
     ]
-    assert len(MARKED) == 6 and len(PAPERMILL) == 5 and len(dry_run) == 1
+    assert len(MARKED) == 7 and len(PAPERMILL) == 5 and len(dry_run) == 1
 
 
 @pytest.mark.parametrize("line", MAKE)

@@ -1,5 +1,7 @@
 """Training: the batches, the schedule, early stopping, and that an interruption changes nothing."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -292,6 +294,15 @@ def test_jupyterlab_gets_a_bar_that_moves_with_the_time_left(images, monkeypatch
     trained(images)
     assert len(shown) == 4 * 7 + 1 and "left" in shown[0] and "100 %, done" in shown[-1]
     assert 'value="7"' in shown[6] and 'max="28"' in shown[6]
+    points = [len(re.search(r'points="([^"]*)"', html)[1].split()) for html in shown]
+    assert points == [*range(1, 29), 28], "the curve grows with each step"
+    assert [shown[i].count("<circle") for i in (6, 7, 27, 28)] == [0, 1, 3, 4], "a dot an epoch"
+
+
+def test_the_live_curve_stands_what_is_not_a_number():
+    drawn = training._loss_curve([(1, 2.0), (2, float("nan"))], [(2, 1.0)], 4)
+    assert 'points="130.0,10.0"' in drawn and 'cx="250.0" cy="100.0"' in drawn and "nan" not in drawn
+    assert "<svg" in training._loss_curve([], [], 4)
 
 
 # ------------------------------------------------------------------------------------------ interruptions

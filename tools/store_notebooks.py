@@ -1,7 +1,7 @@
 """Execute the committed notebooks from fresh kernels and store them with their outputs, free of a machine's traces.
 
-03 trains with its committed defaults; its run becomes the reference run in reference/, which 04 then judges.
-Name notebooks to store only those.
+03 trains with its committed defaults; its run becomes the reference run in reference/, which 04 then judges. The
+exercises are made anew from the solutions. Name notebooks, or the folder `solutions`, to store only those.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import make_exercises
 import nbformat
 from nbclient import NotebookClient
 
@@ -26,7 +27,7 @@ METADATA = {
 def store(path):
     """Execute one notebook and write it back in place; it stays as it was when a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}})
+    client = NotebookClient(notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": path.parent}})
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
@@ -38,21 +39,24 @@ def store(path):
 
 
 def main():
-    wanted = [Path(name).name for name in sys.argv[1:]] or [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    every = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(make_exercises.SOLUTIONS.glob("*.ipynb"))]
+    named = {(NOTEBOOKS / name).resolve() for name in sys.argv[1:]}  # a file, or a folder of them
+    wanted = [path for path in every if not named or path in named or path.parent in named - {NOTEBOOKS}]
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
         os.environ.pop("JPY_SESSION_NAME", None)
-        for name in wanted:
-            store(NOTEBOOKS / name)
-            if name.startswith("03"):
+        for path in wanted:
+            store(path)
+            if path.parent == NOTEBOOKS and path.name.startswith("03"):
                 new_reference(Path(folder))
-            if name.startswith("04"):
+            if path.parent == NOTEBOOKS and path.name.startswith("04"):
                 judged = Path(folder) / runs.REFERENCE.name
                 for file in (runs.TEST, runs.TEST_METRICS):
                     shutil.copy(judged / file, runs.REFERENCE / file)
                 for file in FIGURES:  # the README shows these
                     (runs.REFERENCE / "figures").mkdir(exist_ok=True)
                     shutil.copy(judged / "figures" / file, runs.REFERENCE / "figures" / file)
+    make_exercises.main()
 
 
 def new_reference(folder):

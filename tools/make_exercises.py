@@ -1,0 +1,30 @@
+"""Make notebooks/exercises from notebooks/solutions: without the cells tagged `solution`, and without outputs."""
+
+import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
+
+from fmnist_utils import runs
+
+SOLUTIONS, EXERCISES = (runs.ROOT / "notebooks" / name for name in ("solutions", "exercises"))
+
+
+def exercise(path):
+    """Return the text of the exercises of one notebook with solutions."""
+    notebook = nbformat.read(path, as_version=4)
+    for preprocessor in (TagRemovePreprocessor(remove_cell_tags={"solution"}), ClearOutputPreprocessor()):
+        notebook, _ = preprocessor.preprocess(notebook, {})
+    return nbformat.writes(notebook) + "\n"
+
+
+def main():
+    EXERCISES.mkdir(exist_ok=True)
+    paths = sorted(SOLUTIONS.glob("*.ipynb"))
+    for path in paths:
+        (EXERCISES / path.name).write_text(exercise(path))
+    for path in EXERCISES.glob("*.ipynb"):
+        if path.name not in {solved.name for solved in paths}:
+            path.unlink()
+
+
+if __name__ == "__main__":
+    main()
