@@ -23,24 +23,24 @@ def prepare_photo(path):
     """Turn a picture of one garment on a plain background into the data set's form.
 
     path: a PNG, JPEG, WebP or BMP file of at most LARGEST_PIXELS. Returns {step: (h, w) uint8 array}, in the order of
-    the steps: "grey", "background 0" (as in the data set), "trimmed" to the garment, and last "28 × 28",
-    with the longer side 28 and the garment in the middle. After the data set's own recipe (Xiao et al. 2017,
+    the steps: "grey" (0 is white and 255 black, as in the data set), "background 0", "trimmed" to the garment, and last
+    "28 × 28", with the longer side 28 and the garment in the middle. After the data set's own recipe (Xiao et al. 2017,
     arXiv:1708.07747, section 2). Raises PhotoError.
     """
-    grey = np.asarray(_read(path))
+    grey = 255 - np.asarray(_read(path))
     rim = max(1, round(0.03 * min(grey.shape)))
     inner = np.zeros(grey.shape, bool)
     inner[rim:-rim, rim:-rim] = True
     background = np.median(grey[~inner])
-    darker = np.clip(background - grey.astype(float), 0, None)  # a light background: dark becomes high
-    lighter = np.clip(grey - background, 0, None)
-    garment_high = darker if background > 127 else lighter
+    difference = grey.astype(float) - background
+    garment_high = np.clip(difference if background < 128 else -difference, 0, None)  # lighter, on a dark background
     strongest = np.percentile(garment_high, 99)
     if strongest < LEAST_CONTRAST:
         raise PhotoError(
             f"{path}: nothing stands out from the background. Lay the garment on a plain one, much lighter or darker."
         )
     garment_high = np.clip(garment_high * (255 / strongest), 0, 255).astype("uint8")
+    garment_high[garment_high < 255 * STANDS_OUT] = 0  # a wall in uneven light is still the wall
     trimmed = _trim(garment_high)
     return {"grey": grey, "background 0": garment_high, "trimmed": trimmed, "28 × 28": _shrink(trimmed)}
 
@@ -87,8 +87,7 @@ def _read(path):
 
 def _trim(garment_high):
     """Cut away the rows and columns at the edges that hold nothing of the garment."""
-    garment = garment_high > 255 * STANDS_OUT
-    rows, columns = (np.flatnonzero(garment.mean(axis=axis) > 0.02) for axis in (1, 0))
+    rows, columns = (np.flatnonzero((garment_high > 0).mean(axis=axis) > 0.02) for axis in (1, 0))
     return garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 

@@ -92,7 +92,7 @@ MUTANTS = [
     ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
     ("confidence drawn over accuracy", PLOTS, 'table["confidence"], table["accuracy"], mark', 'table["accuracy"], table["confidence"], mark'),
     # ----------------------------------------------------------------------------------------------- photo, lesson
-    ("a photo's background is not turned to 0", PHOTO, "darker if background > 127 else lighter", "lighter"),
+    ("a photo's background is not turned to 0", PHOTO, "difference if background < 128 else -difference", "-difference"),
     ("a photo is not trimmed to the garment", PHOTO, "trimmed = _trim(garment_high)", "trimmed = garment_high"),
     ("every guess is right", LESSON, "digest(question, guess) == right", "digest(question, guess)"),
     # ------------------------------------------------------------------------------------------- runs, comparison

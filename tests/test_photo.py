@@ -36,6 +36,12 @@ def test_the_garment_is_high_on_0_fills_the_longer_side_and_stands_in_the_middle
     assert final[:, :8].max() == 0 and final.max() == 255
 
 
+def test_a_wall_in_uneven_light_becomes_0(tmp_path):
+    wall = garment() - np.linspace(0, 25, 200).astype(int)
+    final = photo.prepare_photo(saved(tmp_path, wall))["28 × 28"]
+    assert final[:, :8].max() == 0 and final[:, 20:].max() == 0 and final[:, 9:19].min() > 150
+
+
 def test_a_photo_on_its_side_is_set_upright_by_its_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held a quarter turned

@@ -14,6 +14,9 @@ pytestmark = pytest.mark.slow
 SIZES = """() => { const slide = document.querySelector('section.present section.present') ||
     document.querySelector('section.present'); const style = getComputedStyle(slide);
     return [slide.scrollHeight, slide.scrollWidth, slide.clientWidth, style.overflowY] }"""
+CUT_OFF = """() => [...document.querySelectorAll('section.present pre, section.present img')].filter(
+    part => part.scrollWidth > part.clientWidth + 1).map(part => part.textContent.slice(0, 80))"""
+EQUATIONS = """() => [...document.querySelectorAll('section.present .mjx-chtml')].map(part => part.offsetHeight)"""
 NEXT = """() => { const old = Deck.getCurrentSlide(); do Deck.next(); while (
     Deck.getCurrentSlide() === old && !(Deck.isLastSlide() && !Deck.availableFragments().next)) }"""
 
@@ -37,7 +40,7 @@ def slides():
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_slides_are_whole_and_ask_no_network(path, slides, chromium):  # noqa: F811
     page = chromium.new_page(viewport={"width": 1400, "height": 900})
-    asked, wrong = [], []
+    asked, wrong, equations = [], [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto((slides / f"{path.stem}.slides.html").as_uri())
@@ -49,14 +52,16 @@ def test_slides_are_whole_and_ask_no_network(path, slides, chromium):  # noqa: F
     count = page.evaluate("() => Deck.getTotalSlides()")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        page.wait_for_timeout(100)
+        page.evaluate("() => new Promise(done => MathJax.Hub.Queue(() => setTimeout(done, 100)))")
         page.screenshot(path=SCREENSHOTS / f"slide-{path.stem}-{number:02d}.png")
         height, width, room, overflow = page.evaluate(SIZES)
         assert height <= 875 or overflow == "scroll", f"slide {number} is {height} pixels high and cannot be scrolled"
         assert width <= room + 1, f"slide {number} is cut off at its right"
+        assert not page.evaluate(CUT_OFF), f"slide {number}"
+        equations += page.evaluate(EQUATIONS)
         page.evaluate(NEXT)
     assert count > 12 and not wrong
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     if re.search(r"\$\$", path.read_text()):
-        assert page.evaluate("() => MathJax.Hub.getAllJax().length") > 0, "the equations are not set"
+        assert max(equations, default=0) > 20, "an equation is not set"
     page.close()

@@ -29,7 +29,7 @@ def polygon(draw, points, color):
 def t_shirt(draw):
     shape = [(0.42, 0.22), (0.30, 0.25), (0.10, 0.44), (0.20, 0.56), (0.29, 0.48), (0.29, 1.02)]
     polygon(draw, mirrored(shape), (52, 78, 122))
-    draw.ellipse([0.40 * SIZE[0], 0.15 * SIZE[0], 0.60 * SIZE[0], 0.30 * SIZE[0]], fill=(231, 229, 224))
+    draw.ellipse([0.40 * SIZE[0], 0.15 * SIZE[0], 0.60 * SIZE[0], 0.30 * SIZE[0]], fill=(0, 0, 0, 0))
 
 
 def trousers(draw):
@@ -40,7 +40,7 @@ def trousers(draw):
 def dress(draw):
     shape = [(0.40, 0.10), (0.37, 0.10), (0.36, 0.26), (0.40, 0.48), (0.27, 1.10)]
     polygon(draw, mirrored(shape), (138, 40, 60))
-    polygon(draw, mirrored([(0.43, 0.09), (0.44, 0.24)]), (231, 229, 224))
+    polygon(draw, mirrored([(0.43, 0.09), (0.44, 0.24)]), (0, 0, 0, 0))
 
 
 def boot(draw):
@@ -68,9 +68,11 @@ PICTURES = {  # name: shape, colour of the background, tilt in degrees
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     for seed, (name, (draw_garment, color, tilt)) in enumerate(PICTURES.items()):
+        layer = Image.new("RGBA", SIZE)
+        draw_garment(ImageDraw.Draw(layer))
+        layer = layer.rotate(tilt, Image.Resampling.BICUBIC)
         picture = background(color, seed)
-        draw_garment(ImageDraw.Draw(picture))
-        picture = picture.rotate(tilt, Image.Resampling.BICUBIC, fillcolor=color)
+        picture.paste(layer, mask=layer)
         picture = picture.filter(ImageFilter.GaussianBlur(1.5)).quantize(64).convert("RGB")
         picture.save(FOLDER / f"{name}.png", optimize=True)
 

@@ -24,9 +24,9 @@ MERMAID = (
 )
 STYLE = """<style>
 .reveal h1, .reveal h2 { text-transform: none; }
-.reveal .jp-Prompt { display: none; }
+.reveal .jp-InputPrompt, .reveal .jp-OutputPrompt { display: none; }
 .reveal .jp-OutputArea-output img { max-height: 480px; max-width: 100%; width: auto; margin: 0; }
-.reveal .jp-OutputArea-output pre { font-size: 17px; }
+.reveal .jp-OutputArea-output pre, .reveal .highlight pre { font-size: 17px; }
 </style>
 """
 
