@@ -29,10 +29,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 FLAGS += ["--disable-sync", "--no-first-run", "--disable-quic"]
 
 MOVES = """() => [...document.querySelectorAll('.jp-OutputArea-output progress')].map(bar => bar.value / bar.max)"""
+CURVE = """() => [...document.querySelectorAll('.jp-OutputArea-output polyline')].map(line => line.points.length)"""
 PROMPTS = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent)"""
 PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output img')].map(picture => picture.naturalWidth)"""
 HEIGHT = """() => { const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(
     cell => cell.getBoundingClientRect()); return cells.at(-1).bottom - cells[0].top }"""
+CODE_CUT_OFF = """() => [...document.querySelectorAll('.jp-Notebook .cm-scroller')].filter(
+    code => code.scrollWidth > code.clientWidth + 1).map(code => code.textContent.slice(0, 80))"""
 TOO_WIDE = """() => [...document.querySelectorAll('.jp-OutputArea-output')].filter(
     output => output.scrollWidth > output.clientWidth + 1).map(output => output.textContent.slice(0, 80))"""
 
@@ -105,8 +108,11 @@ def end_kernels(lab):
 
 
 def whole(page, path, width):
-    """Keep a picture of the whole notebook at a width in pixels."""
+    """Keep a picture of the whole notebook at a width in pixels; on a narrow screen without the list of files."""
     page.set_viewport_size({"width": width, "height": 900})
+    if width < 1200:
+        page.keyboard.press("Control+B")
+        page.wait_for_selector("#filebrowser", state="hidden")
     height = page.evaluate(HEIGHT)
     page.set_viewport_size({"width": width, "height": min(int(height) + 250, 16_000)})
     page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }")
@@ -125,10 +131,16 @@ def test_all_cells_run_and_what_a_learner_sees_is_whole(path, lab, chromium):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
-    shares, until, wanted = set(), time.monotonic() + SECONDS, [f"[{n}]:" for n in range(1, len(cells) + 1)]
+    shares, points, until, wanted = (
+        set(),
+        set(),
+        time.monotonic() + SECONDS,
+        [f"[{n}]:" for n in range(1, len(cells) + 1)],
+    )
     ran = False
     while time.monotonic() < until:
         shares.update(page.evaluate(MOVES))
+        points.update(page.evaluate(CURVE))
         prompts = page.evaluate(PROMPTS)
         ran = ran or "[*]:" in prompts
         assert not page.locator(".jp-Dialog").count(), f"a question: {page.locator('.jp-Dialog').inner_text()}"
@@ -143,11 +155,13 @@ def test_all_cells_run_and_what_a_learner_sees_is_whole(path, lab, chromium):
     for width in (1400, 1024):
         whole(page, SCREENSHOTS / f"{path.stem}-{width}.png", width)
         assert not page.evaluate(TOO_WIDE), f"cut off at {width} pixels"
+        assert not page.evaluate(CODE_CUT_OFF), f"code is cut off at {width} pixels"
     assert not page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count(), "stderr was shown"
     stored = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     pictures = page.evaluate(PICTURES)
     assert len(pictures) == stored and min(pictures) > 100, "a figure is missing"
     if path.name.startswith("03"):
         assert len(shares) > 5 and max(shares) == 1, f"the bar did not move: {sorted(shares)}"
+        assert len(points) > 5, f"the curve did not grow: {sorted(points)}"
     page.close()
     end_kernels(lab)
