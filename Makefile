@@ -18,7 +18,7 @@ run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=param
 	@$(PY) -m fmnist_utils.pipeline $(PARAMS)
 
 test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
-	@$(PY) -m pytest tests -m "not slow"
+	@$(PY) -m pytest tests -m "not slow" -n 2 --dist loadfile
 	@$(PY) -m pytest --nbval notebooks/*.ipynb --nbval-cell-timeout=600
 
 test-slow: dev-tools data
@@ -29,7 +29,7 @@ test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a brow
 
 coverage: dev-tools data  ## which lines of the package do the unit tests run? fails below 95 %
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@$(PY) -m coverage run -m pytest tests -m "not slow"
+	@$(PY) -m coverage run -m pytest tests -m "not slow" -n 2 --dist loadfile
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 

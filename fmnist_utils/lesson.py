@@ -3,6 +3,8 @@
 import hashlib
 import sys
 
+import numpy as np
+
 
 def digest(question, answer):
     """Return what stands in a notebook in place of an answer.
@@ -35,9 +37,15 @@ def solved(question, answer, right, digits=None):
     question, right: as for `self_check`. answer: see `digest`; `...` where nothing was written. digits: of a float,
     the decimal places that count.
     """
-    if answer is ...:
+    answer = answer.tolist() if isinstance(answer, np.generic | np.ndarray) else answer
+    if answer in (..., None) or (isinstance(answer, list | tuple) and ... in answer):
         raise AssertionError("write your answer above and run its cell first")
-    given = answer if digits is None else f"{answer:.{digits}f}"
+    given = int(answer) if isinstance(answer, float) and answer == int(answer) else answer
+    if digits is not None:
+        try:
+            given = f"{float(answer):.{digits}f}"
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"{answer!r} is no number") from error
     if digest(question, given) != right:
         raise AssertionError(f"{given} is not it")
     print("right")

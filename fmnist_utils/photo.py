@@ -32,16 +32,16 @@ def prepare_photo(path):
     inner = np.zeros(grey.shape, bool)
     inner[rim:-rim, rim:-rim] = True
     background = np.median(grey[~inner])
-    difference = grey.astype(float) - background
-    garment_high = np.clip(difference if background < 128 else -difference, 0, None)  # lighter, on a dark background
-    strongest = np.percentile(garment_high, 99)
+    sides = [np.clip(sign * (grey - background.astype(float)), 0, None) for sign in (1, -1)]  # darker, lighter
+    strongest, garment_high = max(((np.percentile(side, 99), side) for side in sides), key=lambda pair: pair[0])
     if strongest < LEAST_CONTRAST:
         raise PhotoError(
-            f"{path}: nothing stands out from the background. Lay the garment on a plain one, much lighter or darker."
+            f"{path}: nothing of any size stands out from the background. Lay the garment on a plain one, much lighter "
+            "or darker, and go nearer."
         )
     garment_high = np.clip(garment_high * (255 / strongest), 0, 255).astype("uint8")
     garment_high[garment_high < 255 * STANDS_OUT] = 0  # a wall in uneven light is still the wall
-    trimmed = _trim(garment_high)
+    trimmed = _trim(path, garment_high)
     return {"grey": grey, "background 0": garment_high, "trimmed": trimmed, "28 × 28": _shrink(trimmed)}
 
 
@@ -63,11 +63,19 @@ def _read(path):
                     f"{path}: {picture.width} × {picture.height} pixels are more than {LARGEST_PIXELS:,}. "
                     "Save it smaller: 28 × 28 are left in the end."
                 )
+            picture.draft("RGB", (2 * WORKED_ON, 2 * WORKED_ON))  # a JPEG need not be unpacked whole
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype("uint8"))
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
+            picture.thumbnail((2 * WORKED_ON, 2 * WORKED_ON))
             white = Image.new("RGBA", picture.size, "white")  # behind what is transparent
             grey = Image.alpha_composite(white, picture).convert("L")
     except FileNotFoundError as error:
         raise PhotoError(f"{path}: there is no such file.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise PhotoError(
+            f"{path}: cannot be read ({error.strerror}). Name a picture file that you may read."
+        ) from error
     except UnidentifiedImageError as error:
         raise PhotoError(f"{path}: not a picture, or none of {', '.join(FORMATS)}. Save it as one of these.") from error
     except PhotoError:
@@ -85,13 +93,16 @@ def _read(path):
     return grey
 
 
-def _trim(garment_high):
+def _trim(path, garment_high):
     """Cut away the rows and columns at the edges that hold nothing of the garment."""
     rows, columns = (np.flatnonzero((garment_high > 0).mean(axis=axis) > 0.02) for axis in (1, 0))
+    if not (len(rows) and len(columns)):
+        raise PhotoError(f"{path}: what stands out from the background is too thin to be a garment. Go nearer to it.")
     return garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _shrink(trimmed):
-    side = IMAGE_SHAPE[0]
-    small = ImageOps.contain(Image.fromarray(trimmed), (side, side), Image.Resampling.BOX)
-    return np.asarray(ImageOps.pad(small, (side, side), color=0))
+    """Return the garment in the middle of 28 × 28 pixels, its longer side 28 and its shorter one at least 1."""
+    height, width = (max(1, round(IMAGE_SHAPE[0] * side / max(trimmed.shape))) for side in trimmed.shape)
+    small = Image.fromarray(trimmed).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(ImageOps.pad(small, IMAGE_SHAPE[:2], color=0))

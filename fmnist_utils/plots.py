@@ -211,11 +211,11 @@ def heat_grid(images, heats, titles=None, columns=6, size=1.5):
 def reliability(tables, ax=None):
     """Draw accuracy over confidence; on the diagonal, an answer that is 80 % sure is right in 80 % of the cases.
 
-    tables: {label: frame from evaluation.calibration}; a dot is larger the more images it stands for.
+    tables: two of {label: frame from evaluation.calibration}; a dot is larger the more images it stands for.
     """
     ax = ax or plt.subplots(figsize=(5, 4.6))[1]
     ax.plot([0, 1], [0, 1], ":", color="#555555", label="as sure as right")
-    for (label, table), color, mark in zip(tables.items(), (RIGHT, WRONG), ("o", "s"), strict=False):
+    for (label, table), color, mark in zip(tables.items(), (RIGHT, WRONG), ("o", "s"), strict=True):
         ax.plot(
             table["confidence"], table["accuracy"], mark + "-", color=color, markersize=5, linewidth=1.5, label=label
         )

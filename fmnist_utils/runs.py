@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -167,7 +168,16 @@ def reading(path):
     """Turn whatever a damaged or foreign file of a run makes its reader raise into a RunError that names the file."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        yaml.YAMLError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(
             f"{path.name} of the run {path.parent.name!r} is damaged ({reason}). Delete the run's folder and train it "

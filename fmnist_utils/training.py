@@ -16,6 +16,7 @@ from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
+CURVE_POINTS = 300  # of the live curve; then every other one is left out
 SHIFT = 1  # pixels, the farthest
 FIRST_EPOCHS, LAST_SHARE = 1, 1 / 8  # these first and this share of last epochs show all images, whatever `skip_easy`
 MAKE_ROOM = 1 / 3  # of the hard images, the surest, that let others in before the next epoch
@@ -335,8 +336,10 @@ class _Progress(callbacks.Callback):
         if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
             self.curve.append((self.done, float(logs["loss"])))
-            left = (sum(self.steps) - self.done) * (now - self.began) / (self.done - self.before)
-            self._draw(self.done, f"about {left // 60:.0f} min {left % 60:02.0f} s left")
+            if len(self.curve) > CURVE_POINTS:
+                del self.curve[1:-1:2]
+            left = round((sum(self.steps) - self.done) * (now - self.began) / (self.done - self.before))
+            self._draw(self.done, f"about {left // 60} min {left % 60:02d} s left")
 
     def on_epoch_end(self, epoch, logs=None):
         # written without seconds: a notebook is stored with these lines

@@ -92,8 +92,8 @@ MUTANTS = [
     ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
     ("confidence drawn over accuracy", PLOTS, 'table["confidence"], table["accuracy"], mark', 'table["accuracy"], table["confidence"], mark'),
     # ----------------------------------------------------------------------------------------------- photo, lesson
-    ("a photo's background is not turned to 0", PHOTO, "difference if background < 128 else -difference", "-difference"),
-    ("a photo is not trimmed to the garment", PHOTO, "trimmed = _trim(garment_high)", "trimmed = garment_high"),
+    ("a photo's background is not turned to 0", PHOTO, "for sign in (1, -1)]", "for sign in (-1,)]"),
+    ("a photo is not trimmed to the garment", PHOTO, "trimmed = _trim(path, garment_high)", "trimmed = garment_high"),
     ("every guess is right", LESSON, "digest(question, guess) == right", "digest(question, guess)"),
     # ------------------------------------------------------------------------------------------- runs, comparison
     ("a bad value is let through", RUNS, '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),

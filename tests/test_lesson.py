@@ -1,6 +1,9 @@
 """Self-checks tell right from wrong; in each notebook exactly one of the answers to choose from is right."""
 
+import re
+
 import nbformat
+import numpy as np
 import pytest
 
 from fmnist_utils import lesson, runs
@@ -41,8 +44,17 @@ def test_an_exercise_is_solved_by_the_right_answer_alone(capsys):
     for question, answer, right, digits in (("pair", ("Coat", "Bag"), pair, None), ("third", 0.34, third, 3)):
         with pytest.raises(AssertionError, match="is not it"):
             lesson.solved(question, answer, right, digits)
-    with pytest.raises(AssertionError, match="write your answer above"):
-        lesson.solved("third", ..., third, digits=3)
+    for nothing in (..., None, (..., ...)):
+        with pytest.raises(AssertionError, match="write your answer above"):
+            lesson.solved("third", nothing, third, digits=3)
+    with pytest.raises(AssertionError, match="is no number"):
+        lesson.solved("third", "a third", third, digits=3)
+
+
+@pytest.mark.parametrize("answer", [51200, 51200.0, np.float64(51200), np.array(51200), "51200"])
+def test_a_right_number_is_right_in_any_form(answer, capsys):
+    lesson.solved("parameters", answer, lesson.digest("parameters", 51200))
+    lesson.solved("pair", np.array(["Shirt", "Coat"]), lesson.digest("pair", ("Coat", "Shirt")))
 
 
 class Recorder:
@@ -63,7 +75,7 @@ def checks():
 
 
 ANSWERS = {  # what the notebooks show, and TEACHING.md tells the teacher
-    "average images": "Coat and Shirt", "duplicates": "none", "shift": "the pooled responses",
+    "average images": "Coat and Pullover", "duplicates": "none", "shift": "the pooled responses",
     "most parameters": "the last convolution", "first step": "0.1", "first epoch": "more than four fifths",
     "test accuracy": "a little below it", "most mistakes": "Shirt", "photos": "the upright one",
     "seeds": "a few tenths of a point at most", "costs most": "the schedule",
@@ -84,3 +96,14 @@ def test_in_each_self_check_exactly_the_right_answer_is_right():
     assert found.keys() == ANSWERS.keys() and len(set(found.values())) == len(
         list((runs.ROOT / "notebooks").glob("*.ipynb"))
     )
+
+
+def test_the_teachers_page_has_the_same_answers_and_minutes():
+    rows = [line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text().splitlines()]
+    answers = [row[2] for row in rows if len(row) == 3 and re.fullmatch(r"0\d", row[0])]
+    assert answers == [ANSWERS[question] for _, _, question, _, _ in checks()]
+    minutes = {row[0][:2]: int(row[1]) for row in rows if len(row) == 3 and re.match(r"0\d [a-z]", row[0])}
+    for path in sorted((runs.ROOT / "notebooks").glob("*.ipynb")):
+        title = nbformat.read(path, as_version=4).cells[0].source
+        assert minutes.pop(path.name[:2]) == int(re.search(r"\*\*Time\*\* (\d+) minutes", title)[1])
+    assert not minutes

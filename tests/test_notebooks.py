@@ -322,3 +322,4 @@ def test_each_exercise_has_a_place_to_write_a_solution_and_a_check(path):
         assert f"{stem}-check" in ids[place:]
         (check,) = [cell for cell in cells if cell.id == f"{stem}-check"]
         assert "right" in check.outputs[0].text
+        assert re.search(r"\"(write|build|train) ", check.source) or "lesson.solved(" in check.source

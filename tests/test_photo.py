@@ -24,7 +24,7 @@ def garment(background=230, ink=60, shape=(120, 200), place=np.s_[20:90, 50:80])
     return grey
 
 
-@pytest.mark.parametrize(("background", "ink"), [(230, 60), (20, 180)])
+@pytest.mark.parametrize(("background", "ink"), [(230, 60), (20, 180), (120, 10), (160, 250)])
 def test_the_garment_is_high_on_0_fills_the_longer_side_and_stands_in_the_middle(tmp_path, background, ink):
     steps = photo.prepare_photo(saved(tmp_path, garment(background, ink)))
     assert list(steps) == ["grey", "background 0", "trimmed", "28 × 28"]
@@ -45,9 +45,22 @@ def test_a_wall_in_uneven_light_becomes_0(tmp_path):
 def test_a_photo_on_its_side_is_set_upright_by_its_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held a quarter turned
-    upright = photo.prepare_photo(saved(tmp_path, garment(), "upright.png"))["28 × 28"]
-    turned = photo.prepare_photo(saved(tmp_path, np.rot90(garment()), "turned.jpg", exif=exif, quality=95))["28 × 28"]
+    boot = garment(place=np.s_[20:90, 50:65])
+    boot[75:90, 50:100] = 60  # not the same upside down
+    upright = photo.prepare_photo(saved(tmp_path, boot, "upright.png"))["28 × 28"]
+    turned = photo.prepare_photo(saved(tmp_path, np.rot90(boot), "turned.jpg", exif=exif, quality=95))["28 × 28"]
     assert np.abs(upright.astype(int) - turned).mean() < 3
+
+
+def test_a_picture_of_16_bits_is_not_cut_off_at_255(tmp_path):
+    Image.fromarray(garment().astype("uint16") * 256).save(tmp_path / "deep.png")
+    plain = photo.prepare_photo(saved(tmp_path, garment()))["28 × 28"]
+    np.testing.assert_array_equal(photo.prepare_photo(tmp_path / "deep.png")["28 × 28"], plain)
+
+
+def test_a_belt_is_thin_and_still_there(tmp_path):
+    belt = garment(shape=(300, 600), place=np.s_[140:148, 20:580])
+    assert photo.prepare_photo(saved(tmp_path, belt))["28 × 28"].max() > 200
 
 
 def test_what_is_transparent_counts_as_a_white_background(tmp_path):
@@ -117,8 +130,19 @@ def test_a_malformed_or_oversized_picture_is_refused_in_one_line(tmp_path, conte
     assert "\n" not in str(caught.value) and "photo.png" in str(caught.value)
 
 
+@pytest.mark.parametrize("place", [np.s_[:, 295:305], np.s_[300:302, :]], ids=["upright", "lying"])
+def test_a_line_is_no_garment(tmp_path, place):
+    with pytest.raises(photo.PhotoError, match=r"too thin to be a garment|nothing of any size"):
+        photo.prepare_photo(saved(tmp_path, garment(shape=(600, 600), place=place)))
+
+
+def test_a_folder_is_told(tmp_path):
+    with pytest.raises(photo.PhotoError, match=r"cannot be read .*Name a picture file"):
+        photo.prepare_photo(tmp_path)
+
+
 def test_a_missing_file_and_an_empty_wall_are_told(tmp_path):
     with pytest.raises(photo.PhotoError, match=r"nowhere\.png: there is no such file"):
         photo.prepare_photo(tmp_path / "nowhere.png")
-    with pytest.raises(photo.PhotoError, match=r"nothing stands out from the background\. Lay the garment on a"):
+    with pytest.raises(photo.PhotoError, match=r"nothing of any size stands out from the background\. Lay the"):
         photo.prepare_photo(saved(tmp_path, garment(ink=215)))

@@ -462,3 +462,31 @@ def test_the_environment_tells_versions_and_hardware_and_no_path_of_the_machine(
     assert found["threads"] >= 1
     assert git or found["commit"] is None
     assert not re.search(r"(?<!\w)/\w|\w:\\\\", json.dumps(found))
+
+
+def zeroed(data):
+    return data[:100] + bytes(200) + data[300:]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:200], zeroed, lambda data: b"no archive"])
+def test_damaged_predictions_are_named_with_what_to_do(tmp_path, damage):
+    run = runs.Run(tmp_path / "run", {})
+    run.folder.mkdir()
+    y_prob = np.random.default_rng(0).random((50, 10), dtype="float32")
+    path = run.folder / runs.VALIDATION
+    runs.write_npz(path, index=np.arange(50), label=np.zeros(50, int), probability=y_prob)
+    index, y, read = runs.read_predictions(run)
+    assert list(index) == list(range(50)) and not y.any() and np.array_equal(read, y_prob)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(runs.RunError, match=r"validation\.npz of the run 'run' is damaged .*train it again"):
+        runs.read_predictions(run)
+
+
+def test_a_run_that_was_not_judged_is_told_to_be_judged(tmp_path):
+    run = runs.Run(tmp_path / "run", {})
+    with pytest.raises(runs.RunError, match="has not been judged yet: run 04_evaluation"):
+        runs.read_predictions(run, runs.TEST)
+    run.folder.mkdir()
+    runs.write_npz(run.folder / runs.TEST, label=np.array([3, 1]), probability=np.eye(2))
+    index, y, _ = runs.read_predictions(run, runs.TEST)
+    assert list(index) == [0, 1] and list(y) == [3, 1]

@@ -21,9 +21,6 @@ def main():
     paths = sorted(SOLUTIONS.glob("*.ipynb"))
     for path in paths:
         (EXERCISES / path.name).write_text(exercise(path))
-    for path in EXERCISES.glob("*.ipynb"):
-        if path.name not in {solved.name for solved in paths}:
-            path.unlink()
 
 
 if __name__ == "__main__":
