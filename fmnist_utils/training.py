@@ -16,7 +16,7 @@ from fmnist_utils.runs import CHECKPOINT, RunError, written_whole
 
 callbacks = tf.keras.callbacks
 BAR_SECONDS = 0.5  # at least this long between two moves of the progress bar
-CURVE_POINTS = 300  # of the live curve; then every other one is left out
+CURVE_POINTS = 300  # of the live curve, at most
 SHIFT = 1  # pixels, the farthest
 FIRST_EPOCHS, LAST_SHARE = 1, 1 / 8  # these first and this share of last epochs show all images, whatever `skip_easy`
 MAKE_ROOM = 1 / 3  # of the hard images, the surest, that let others in before the next epoch
@@ -321,7 +321,7 @@ class _Progress(callbacks.Callback):
         self.steps, self.epochs, self.keeper = steps, len(steps), keeper  # steps: of each epoch
         self.bar = display(HTML(""), display_id=True) if os.environ.get("JPY_SESSION_NAME") else None
         self.shown, self.began = 0.0, None
-        self.curve = []  # (steps done, mean training loss of the epoch up to there), one a move of the bar
+        self.curve = []  # (steps done, mean training loss of the epoch up to there), at some moves of the bar
 
     def on_train_begin(self, logs=None):
         if self.began is None:
@@ -335,9 +335,8 @@ class _Progress(callbacks.Callback):
         now = time.perf_counter()
         if self.bar and now - self.shown > BAR_SECONDS:
             self.shown = now
-            self.curve.append((self.done, float(logs["loss"])))
-            if len(self.curve) > CURVE_POINTS:
-                del self.curve[1:-1:2]
+            if not self.curve or self.done - self.curve[-1][0] >= sum(self.steps) / CURVE_POINTS:
+                self.curve.append((self.done, float(logs["loss"])))
             left = round((sum(self.steps) - self.done) * (now - self.began) / (self.done - self.before))
             self._draw(self.done, f"about {left // 60} min {left % 60:02d} s left")
 

@@ -39,14 +39,14 @@ def main(rounds):
     for number in range(1, rounds + 1):
         start = time.monotonic()
         pair = {threads: begin(threads) for threads in ("own", "1")}
+        shown = {threads: process.communicate()[0] for threads, process in pair.items()}
+        seconds = round(time.monotonic() - start)  # of the pair
         for threads, process in pair.items():
-            shown, _ = process.communicate()
-            passed = int((re.search(r"(\d+) passed", shown) or "00")[1])
-            seconds = round(time.monotonic() - start)
+            passed = int((re.search(r"(\d+) passed", shown[threads]) or [0, 0])[1])
             rows.append((number, threads, process.returncode == 0, passed, seconds, commit.stdout.strip()))
             print(*rows[-1], flush=True)
             if process.returncode:
-                print(shown[-4000:], flush=True)
+                print(shown[threads][-4000:], flush=True)
         columns = ["round", "threads", "green", "cells", "seconds", "commit"]
         pd.DataFrame(rows, columns=columns).to_csv(RESULTS, index=False)
     green = sum(row[2] for row in rows)

@@ -147,6 +147,16 @@ def test_the_gain_of_a_sweep_stands_in_the_benchmark():
     assert f"about {beyond_steps:.0f} s beyond its steps" in text
 
 
+def test_what_the_tests_caught_stands_in_the_log_of_that_run():
+    log = (runs.ROOT / "benchmarks/results/mutants.txt").read_text().splitlines()
+    gates = [line.split()[0] for line in log[2:-1]]
+    told = f"caught {len(gates)} of {len(gates)}"
+    counts = {gate: gates.count(gate) for gate in ("unit", "contract", "nbval")}
+    assert log[-1] == told and told in " ".join(README.split()) and sum(counts.values()) == len(gates)
+    assert f"{counts['unit']} by unit tests, {counts['contract']} by the notebooks' contracts, " in README
+    assert f"{counts['nbval']} by strict nbval)" in README
+
+
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
 def test_a_link_leads_somewhere(link):
     assert (runs.ROOT / link).is_file()

@@ -1,6 +1,7 @@
 """Training: the batches, the schedule, early stopping, and that an interruption changes nothing."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -297,6 +298,18 @@ def test_jupyterlab_gets_a_bar_that_moves_with_the_time_left(images, monkeypatch
     points = [len(re.search(r'points="([^"]*)"', html)[1].split()) for html in shown]
     assert points == [*range(1, 29), 28], "the curve grows with each step"
     assert [shown[i].count("<circle") for i in (6, 7, 27, 28)] == [0, 1, 3, 4], "a dot an epoch"
+
+
+def test_a_long_live_curve_has_a_bounded_number_of_points_over_its_whole_length():
+    progress = training._Progress([2000], SimpleNamespace(rows=[]))
+    progress.bar = SimpleNamespace(update=lambda html: None)
+    progress.on_train_begin()
+    for step in range(2000):
+        progress.shown = 0.0
+        progress.on_train_batch_end(step, {"loss": 2 - step / 1000})
+    steps = [step for step, _ in progress.curve]
+    assert len(steps) <= training.CURVE_POINTS and steps[0] == 1 and steps[-1] > 1990
+    assert set(np.diff(steps)) == {7}
 
 
 def test_the_live_curve_stands_what_is_not_a_number():
