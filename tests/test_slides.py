@@ -16,7 +16,7 @@ SIZES = """() => { const slide = document.querySelector('section.present section
     return [slide.scrollHeight, slide.scrollWidth, slide.clientWidth, style.overflowY] }"""
 CUT_OFF = """() => [...document.querySelectorAll('section.present pre, section.present img')].filter(part =>
     part.scrollWidth > part.clientWidth + 1 ||
-    part.getBoundingClientRect().right > document.querySelector('.slides').getBoundingClientRect().right + 1
+    part.getBoundingClientRect().right > innerWidth
     ).map(part => part.textContent.slice(0, 80))"""
 EQUATIONS = """() => [...document.querySelectorAll('section.present .mjx-chtml')].map(part => part.offsetHeight)"""
 NEXT = """() => { const old = Deck.getCurrentSlide(); do Deck.next(); while (

@@ -27,6 +27,8 @@ STYLE = """<style>
 .reveal .jp-InputPrompt, .reveal .jp-OutputPrompt { display: none; }
 .reveal .jp-OutputArea-output img { max-height: 480px; max-width: 100%; width: auto; margin: 0; }
 .reveal .jp-OutputArea-output pre, .reveal .highlight pre { font-size: 17px; }
+.reveal .jp-RenderedHTML pre,
+.reveal .jp-RenderedHTMLCommon.jp-OutputArea-output pre { font-size: 12px; line-height: 1.1; }
 </style>
 """
 
