@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fmnist_utils import comparison, runs, sweep
@@ -155,6 +156,17 @@ def test_what_the_tests_caught_stands_in_the_log_of_that_run():
     assert log[-1] == told and told in " ".join(README.split()) and sum(counts.values()) == len(gates)
     assert f"{counts['unit']} by unit tests, {counts['contract']} by the notebooks' contracts, " in README
     assert f"{counts['nbval']} by strict nbval)" in README
+    added = (runs.ROOT / "benchmarks/results/mutants_added.txt").read_text().splitlines()
+    assert added[-1] == f"caught {len(added) - 2} of {len(added) - 2}"
+    assert f"second run, {len(added) - 2} of {len(added) - 2} (" in README
+
+
+def test_how_steady_nbval_is_and_the_coverage_stand_in_their_files():
+    results = runs.ROOT / "benchmarks" / "results"
+    green = pd.read_csv(results / "nbval_steady.csv")["green"]
+    assert f"{green.sum()} of {len(green)} runs were green" in README and len(green) >= 20
+    total = (results / "coverage.txt").read_text().split("TOTAL")[1].split()[2]
+    assert f"it was {total.replace('%', ' %')} (" in README
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
