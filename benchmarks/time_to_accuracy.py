@@ -6,23 +6,27 @@ Every recipe trains on one stratified split, in a process of its own, one after 
 from notebook 03 and a parameter file; the others are written here. Each finished training is kept in
 benchmarks/results/trainings/, and ours have a checkpoint an epoch, so the command goes on where it was stopped.
 Seconds are of training alone. The test set is judged once, at the end, with the weights that the recipe keeps; nothing
-is chosen on it. Two trainings are cut short to save hours, and their files say so: the plain recipe's later seeds end
-at the goal, for the ratio alone, and of Hands-On ML's network one epoch is trained and the seconds are extrapolated.
+is chosen on it. The recipes of others get TensorFlow's own number of threads. Of Hands-On ML's network, to save hours,
+one epoch is trained and the seconds are extrapolated; its file says so.
+
+The rest of what a user waits for is measured beside it: `fit_overhead`, see there, and step_time.py.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import yaml
+import step_time
 
 from fmnist_utils import pipeline, plots, runs
 
@@ -33,7 +37,7 @@ RUNS = HERE / "runs"  # not committed
 OURS = ("quick", "full", "record")
 THEIRS = ("plain", "tensorflow_basic", "keras_convnet", "hands_on_ml")
 SEEDS = {
-    "quick": 5, "full": 5, "record": 1, "plain": 3, "tensorflow_basic": 1, "keras_convnet": 1, "hands_on_ml": 1,
+    "quick": 5, "full": 5, "record": 2, "plain": 3, "tensorflow_basic": 1, "keras_convnet": 1, "hands_on_ml": 1,
 }  # fmt: skip
 EXTRAPOLATED = {"hands_on_ml": 1}  # epochs that are trained
 GOAL = 0.93
@@ -41,7 +45,7 @@ GOAL = 0.93
 
 def their_recipe(name):
     """Return an uncompiled network, its optimizer, batch size and epochs: written from the published settings."""
-    from fmnist_utils.quiet import tf
+    from fmnist_utils._tensorflow import tf
 
     layers, adam = tf.keras.layers, tf.keras.optimizers.Adam(0.001)
     if name == "plain":  # the brief, as anyone would write it down
@@ -91,11 +95,14 @@ def train_ours(name, seed):
     pipeline.execute("03_training", parameters, RUNS / f"{run_name}.ipynb", run_name)
     run = runs.find(run_name, RUNS)
     model = evaluation.load_model(run.folder / runs.MODEL)
-    _, (x_test, y_test) = data.load_raw()
+    (_, y_raw), (x_test, y_test) = data.load_raw()
+    train_index, _ = data.split_indices(
+        y_raw, values["validation_fraction"], values["split_seed"], values["train_size"]
+    )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "precision": runs.read_metrics(run)["precision"],
-        **facts(name, seed, model, runs.read_history(run), peak),
+        **facts(name, seed, model, runs.read_history(run), len(train_index), peak),
         "best_epoch": runs.read_metrics(run)["best_epoch"],
         "test_accuracy": float(np.mean(evaluation.predict(model, data.scale(x_test)).argmax(axis=1) == y_test)),
         "environment": runs.read_metrics(run, runs.ENVIRONMENT),
@@ -105,7 +112,7 @@ def train_ours(name, seed):
 def train_theirs(name, seed):
     """Train one of the other recipes with one seed and return what is to be known of it."""
     from fmnist_utils import data, evaluation
-    from fmnist_utils.quiet import tf
+    from fmnist_utils._tensorflow import tf
 
     (x_raw, y_raw), (x_test, y_test) = data.load_raw()
     train_index, valid_index = data.split_indices(y_raw, 0.2, 0)
@@ -114,22 +121,19 @@ def train_theirs(name, seed):
     tf.keras.utils.set_random_seed(seed)
     model, optimizer, batch_size, epochs = their_recipe(name)
     model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
-    to_goal = name == "plain" and seed > 0
-    watch = Watch(GOAL if to_goal else 1)
+    watch = Watch()
     stop = tf.keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True)
     fitted = model.fit(
         x_train, y_train, batch_size=batch_size, epochs=EXTRAPOLATED.get(name, epochs), verbose=0,
         validation_data=(x_valid, y_valid), validation_batch_size=1000,
         callbacks=[watch.callback(), *([stop] if name == "plain" else [])],
     )  # fmt: skip
-    history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds, images=len(x_train))
+    history = pd.DataFrame(fitted.history).assign(seconds=watch.seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = facts(name, seed, model, history, peak)
+    result = facts(name, seed, model, history, len(x_train), peak)
     if name in EXTRAPOLATED:
         result["train_seconds"] *= epochs / EXTRAPOLATED[name]
         result["extrapolated_from_epochs"] = EXTRAPOLATED[name]
-    elif to_goal:
-        result["ended_at_goal"] = True
     else:
         y_prob = evaluation.predict(model, data.scale(x_test))
         result["test_accuracy"] = float(np.mean(y_prob.argmax(axis=1) == y_test))
@@ -137,8 +141,8 @@ def train_theirs(name, seed):
     return {**result, "best_epoch": int(best), "environment": runs.environment()}
 
 
-def facts(name, seed, model, history, peak_kilobytes):
-    """Return what a training's file holds of every recipe."""
+def facts(name, seed, model, history, images, peak_kilobytes):
+    """Return what a training's file holds of every recipe. images: their number in an epoch."""
     seconds = history["seconds"].cumsum()
     return {
         "recipe": name,
@@ -147,7 +151,7 @@ def facts(name, seed, model, history, peak_kilobytes):
         "accuracy": history["accuracy"].round(6).tolist(),
         "seconds": seconds.round(2).tolist(),
         "train_seconds": float(seconds.iloc[-1]),
-        "images_per_second": float(history["images"].sum() / seconds.iloc[-1]),
+        "images_per_second": float(images * len(history) / seconds.iloc[-1]),
         "model_parameters": model.count_params(),
         "gflop_per_image": 6 * multiply_adds(model) / 1e9,
         "peak_memory_mb": peak_kilobytes / 1024,
@@ -155,13 +159,13 @@ def facts(name, seed, model, history, peak_kilobytes):
 
 
 class Watch:
-    """Seconds of each epoch's training, without its validation; ends it at a validation accuracy."""
+    """Seconds of each epoch's training, without its validation."""
 
-    def __init__(self, goal):
-        self.seconds, self.goal = [], goal
+    def __init__(self):
+        self.seconds = []
 
     def callback(self):
-        from fmnist_utils.quiet import tf
+        from fmnist_utils._tensorflow import tf
 
         def begin(epoch, logs):
             self.began = time.perf_counter()
@@ -172,7 +176,6 @@ class Watch:
         def end(epoch, logs):
             self.seconds.append(self.now - self.began)
             print(f"epoch {epoch + 1}: {logs['val_accuracy']:.4f} after {sum(self.seconds):.0f} s", flush=True)
-            callback.model.stop_training = callback.model.stop_training or logs["val_accuracy"] >= self.goal
 
         callback = tf.keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         callback.on_train_batch_end = batch_end
@@ -186,36 +189,60 @@ def multiply_adds(model):
     return int(layer_costs(model)["multiply_adds"].sum())
 
 
-def fit_overhead(rounds=7, images=12_800):
-    """Measure what input, augmentation and callbacks add to the bare train steps, as a share of the steps' time.
+def fit_overhead(rounds=5, images=0, folder=None):
+    """Measure all that a user of the quick recipe waits for beside the train steps.
 
-    The quick recipe's fit and the same number of bare steps on one batch that lies ready run in turn; the median of
-    the rounds' ratios counts.
+    rounds: epochs that count, after a first one. images: of an epoch, 0 for all of the training split. folder: of the
+    checkpoint that each epoch writes; None writes none. After each epoch of one `fit` as notebook 03 has it, the same
+    number of bare steps runs on one batch that lies ready, with as many steps an execution. Returns medians:
+    `fit_overhead`, what an epoch takes longer than its bare steps (input, augmentation, callbacks, Python), as a share
+    of these; `validation_seconds` of an epoch; and `graph_seconds`, by which the first epoch, from the building of the
+    network on, took longer than a later one. The building is in none of the others.
     """
     from fmnist_utils import data, training
-    from fmnist_utils.model import build_model, with_precision
-    from fmnist_utils.quiet import tf
+    from fmnist_utils._tensorflow import tf
+    from fmnist_utils.augmentation import augmented_batches
 
-    params = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text())
-    size = params["batch_size"]
+    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
     (x_raw, y_raw), _ = data.load_raw()
-    x, y = data.scale(x_raw[:images]), data.one_hot(y_raw[:images])
-    model = build_model(params["filters"], params["convs_per_block"], dropout=params["dropout"])
-    model = with_precision(model, params["precision"])
-    model.compile("adam", loss="categorical_crossentropy", metrics=["accuracy"])
-    options = {"epochs": 1, "batch_size": size, "patience": 1, "augment": params["augment"]}
-    training.fit(model, x[: 4 * size], y[: 4 * size], x[:size], y[:size], **options)
-    ready = iter(tf.data.Dataset.from_tensors((x[:size], y[:size])).repeat())
-    step = model.make_train_function()
-    ratios = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for _ in range(images // size):
-            step(ready)
-        bare = time.perf_counter() - began
-        fitted = training.fit(model, x, y, x[:size], y[:size], **options)["seconds"].sum()
-        ratios.append(fitted / bare - 1)
-    return float(np.median(ratios))
+    train_index, valid_index = data.split_indices(
+        y_raw, params["validation_fraction"], params["split_seed"], images or params["train_size"]
+    )
+    x_train, y_train = data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])
+    x_valid, y_valid = data.scale(x_raw[valid_index]), data.one_hot(y_raw[valid_index])
+    batch_size, epochs = params["batch_size"], rounds + 1
+    steps = -(-len(x_train) // batch_size)
+    ready = step_time.ready_batches(x_train[:batch_size], y_train[:batch_size])
+
+    start = time.perf_counter()
+    model = step_time.compiled({**params, "epochs": epochs}, steps, params["precision"])
+    never = tf.keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
+    checkpoint = training.Checkpoint(folder, never, params["seed"])
+    changes = {name: params[name] for name in ("augment", "max_shift", "seed")}
+    batches = augmented_batches(x_train, y_train, batch_size, epochs=epochs, **changes)
+    times = {name: [] for name in ("epoch", "trained", "validated", "end", "bare")}
+
+    def note(name):
+        return lambda *_: times[name].append(time.perf_counter())
+
+    def bare(epoch, logs):
+        times["end"].append(time.perf_counter())
+        times["bare"].append(step_time.run_steps(model, ready, steps))
+
+    first = tf.keras.callbacks.LambdaCallback(on_epoch_begin=note("epoch"), on_epoch_end=note("validated"))
+    first.on_test_begin = note("trained")
+    last = tf.keras.callbacks.LambdaCallback(on_epoch_end=bare)
+    model.fit(
+        batches, steps_per_epoch=steps, epochs=epochs, validation_data=(x_valid, y_valid), validation_batch_size=1000,
+        callbacks=[first, never, checkpoint, training.Progress(), last], shuffle=False, verbose=0,
+    )  # fmt: skip
+    began, trained, validated, ended, bare_seconds = (np.array(times[name][-rounds:]) for name in times)
+    validation = validated - trained
+    return {
+        "fit_overhead": round(float(np.median((ended - began - validation) / bare_seconds)) - 1, 3),
+        "validation_seconds": round(float(np.median(validation)), 2),
+        "graph_seconds": round(times["end"][0] - start - float(np.median(ended - began)), 2),
+    }
 
 
 def matrix_peak():
@@ -245,7 +272,6 @@ def summarize(trainings, peak):
     for name in dict.fromkeys(training["recipe"] for training in trainings):
         runs_of = [training for training in trainings if training["recipe"] == name]
         test = np.array([training["test_accuracy"] for training in runs_of if "test_accuracy" in training])
-        whole = [training for training in runs_of if "ended_at_goal" not in training]
         to_goal = [seconds_to(GOAL, training) for training in runs_of]
         epoch_seconds = np.concatenate([np.diff(training["seconds"], prepend=0) for training in runs_of])
         speed = float(np.median([training["images_per_second"] for training in runs_of]))
@@ -253,8 +279,8 @@ def summarize(trainings, peak):
             "seeds": [training["seed"] for training in runs_of],
             "test_accuracy_mean": round(float(test.mean()), 5) if len(test) else None,
             "test_accuracy_std": round(float(test.std(ddof=1)), 5) if len(test) > 1 else None,
-            "val_accuracy_mean": round(float(np.mean([t["val_accuracy"][t["best_epoch"] - 1] for t in whole])), 5),
-            "train_seconds_median": round(float(np.median([training["train_seconds"] for training in whole])), 1),
+            "val_accuracy_mean": round(float(np.mean([t["val_accuracy"][t["best_epoch"] - 1] for t in runs_of])), 5),
+            "train_seconds_median": round(float(np.median([training["train_seconds"] for training in runs_of])), 1),
             "epoch_seconds_median": round(float(np.median(epoch_seconds)), 2),
             "seconds_to_goal_median": round(float(np.median([seconds for seconds, _ in to_goal])), 1),
             "reached_goal": [reached for _, reached in to_goal],
@@ -298,7 +324,7 @@ def draw(trainings, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=OURS + THEIRS, default=OURS + THEIRS, help="recipes to train")
-    parser.add_argument("--seeds", type=int, help="seeds of each recipe (default: 5 of ours, 3 of theirs)")
+    parser.add_argument("--seeds", type=int, help=f"of each recipe (default: {SEEDS})")
     parser.add_argument("--one", nargs=2, metavar=("RECIPE", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     TRAININGS.mkdir(parents=True, exist_ok=True)
@@ -311,16 +337,22 @@ def main():
         for seed in range(arguments.seeds or SEEDS[name]):
             if not (TRAININGS / f"{name}-{seed}.json").exists():
                 print(f"--- {name}, seed {seed}", flush=True)
-                subprocess.run([sys.executable, __file__, "--one", name, str(seed)], check=True)
+                environment = {**os.environ, **(step_time.default_threads() if name in THEIRS else {})}
+                subprocess.run([sys.executable, __file__, "--one", name, str(seed)], env=environment, check=True)
     trainings = [json.loads(path.read_text()) for path in sorted(TRAININGS.glob("*.json"))]
     result = summarize(trainings, matrix_peak())
-    result["fit_overhead"] = round(fit_overhead(), 3)
+    with tempfile.TemporaryDirectory() as folder:
+        result |= fit_overhead(folder=folder)
+    result["step"] = step_time.compare()
+    result["step_ratio"] = {precision: row["ratio"] for precision, row in result["step"].items()}
     runs.write_json(RESULTS / "time_to_accuracy.json", result)
     draw(trainings, RESULTS / "time_to_accuracy.png")
     table = pd.DataFrame({name: result[name] for name in OURS + THEIRS if name in result}).T
     print(table.drop(columns=["seeds", "reached_goal"]).to_string())
     print("plain recipe / ours, seconds to 93 %:", result.get("ratio_to_93", "not measured"))
     print(f"fit's overhead beyond the train steps: {result['fit_overhead']:.1%}")
+    print(f"building the graph: {result['graph_seconds']} s; validation: {result['validation_seconds']} s an epoch")
+    print("images a second, this step / that of 8ecd25a:", result["step_ratio"])
 
 
 if __name__ == "__main__":

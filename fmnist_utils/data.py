@@ -51,7 +51,7 @@ def load_raw():
     Returns (x_train, y_train), (x_test, y_test): images (60000, 28, 28) and (10000, 28, 28) uint8 in 0..255,
     labels (60000,) and (10000,) uint8 in 0..9. Raises DatasetUnavailable when no source can deliver the files.
     """
-    from fmnist_utils.quiet import tf  # only here: who only fetches need not wait for TensorFlow
+    from fmnist_utils._tensorflow import tf  # only here: who only fetches need not wait for TensorFlow
 
     ensure_dataset()
     return tf.keras.datasets.fashion_mnist.load_data()
@@ -74,7 +74,7 @@ def one_hot(y):
 
     Raises ValueError for anything that is not a whole number in 0..9, such as labels that are one-hot already.
     """
-    from fmnist_utils.quiet import tf
+    from fmnist_utils._tensorflow import tf
 
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() > 9)):

@@ -8,8 +8,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
+from fmnist_utils._tensorflow import stderr_set_aside, tf
 from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
-from fmnist_utils.quiet import stderr_set_aside, tf
 
 CLASSES = range(len(CLASS_NAMES))
 

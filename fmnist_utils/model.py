@@ -1,16 +1,15 @@
 """The network: blocks of convolution, max pooling, batch normalisation and dropout, then a small classifier."""
 
 import math
-import re
-from pathlib import Path
 
 import pandas as pd
 
+from fmnist_utils._tensorflow import tf
 from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
-from fmnist_utils.quiet import tf
 
 layers = tf.keras.layers
-CPUINFO = Path("/proc/cpuinfo")
+POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D, "stride": None}
+HEADS = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
 
 
 def build_model(
@@ -21,14 +20,17 @@ def build_model(
     dense_units=128,
     batch_norm=True,
     pooling_head="average",
+    downsampling="max",
 ):
     """Build the convolutional network, not yet compiled. Each argument is a part that can be taken away.
 
     filters: feature maps of each block, a block per entry. convs_per_block: its number of convolutions. kernel_size:
     pixels. dropout: share of feature maps that each block drops while training, 0 for no dropout layer. dense_units:
     width of the hidden fully connected layer, 0 for none. batch_norm: with or without. pooling_head: "average"
-    (global average pooling), "max" (global max pooling) or "flatten". Takes (n, 28, 28, 1) float32 in [0, 1], gives
-    (n, 10) probabilities. Raises ValueError for lists of unequal length or an unknown pooling head.
+    (global average pooling), "max" (global max pooling) or "flatten". downsampling: how each block halves height and
+    width: "max" or "average" (pooling, 2 × 2), or "stride" (its first convolution takes every other pixel). Takes
+    (n, 28, 28, 1) float32 in [0, 1], gives
+    (n, 10) probabilities. Raises ValueError for lists of unequal length, an unknown pooling head or downsampling.
 
     In each block the pooling comes right after the first convolution, so that everything after it works on a quarter
     of the pixels. Whole feature maps are dropped (Tompson et al. 2015, arXiv:1411.4280): neighbouring pixels tell
@@ -45,57 +47,23 @@ def build_model(
             x = layers.Conv2D(
                 width,
                 kernel_size,
+                strides=2 if conv == 1 and downsampling == "stride" else 1,
                 padding="same",
                 use_bias=not batch_norm,
                 kernel_initializer="he_normal",
                 name=name,
             )(x)
-            if conv == 1:
-                x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
+            if conv == 1 and downsampling != "stride":
+                x = _one_of(POOLINGS, "downsampling", downsampling)(2, name=f"block{block}_pool")(x)
             x = _norm_relu(x, batch_norm, name)
         if dropout:
             x = layers.SpatialDropout2D(dropout, name=f"block{block}_dropout")(x)
-    x = _pooling_head(pooling_head)(x)
+    x = _one_of(HEADS, "pooling_head", pooling_head)(name="head")(x)
     if dense_units:
         x = layers.Dense(dense_units, use_bias=not batch_norm, kernel_initializer="he_normal", name="dense")(x)
         x = _norm_relu(x, batch_norm, "dense")
     outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)
     return tf.keras.Model(inputs, outputs, name="fashion_cnn")
-
-
-def with_precision(model, precision):
-    """Return a copy of the model, with its weights, whose layers compute in another precision.
-
-    precision: "float32", "mixed_bfloat16" (activations in 16 bits, weights and softmax in 32; Kalamkar et al. 2019,
-    arXiv:1905.12322) or "auto": mixed_bfloat16 where `bfloat16_is_faster`, otherwise float32. The copy is
-    not compiled.
-    """
-    if precision == "auto":
-        precision = "mixed_bfloat16" if bfloat16_is_faster() else "float32"
-
-    def twin(layer):
-        keep = "float32" if layer.name in ("image", "probabilities") else precision
-        return type(layer).from_config({**layer.get_config(), "dtype": keep})
-
-    copy = tf.keras.models.clone_model(model, clone_function=twin)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def bfloat16_is_faster():
-    """Tell whether bfloat16 is faster than float32 on this computer; false on any but Linux, or with a GPU.
-
-    It is where the processor multiplies such numbers at more than float32's rate: with AMX, or an AMD processor with
-    AVX512_BF16. On an Intel processor with AVX512_BF16 alone a step took 1.4 times as long as in float32, and where
-    every number has to be converted 14 times (benchmarks/README.md).
-    """
-    try:
-        content = CPUINFO.read_text()
-    except OSError:
-        return False
-    flags = set("".join(re.findall(r"^flags\s*:(.*)$", content, re.MULTILINE)[:1]).split())
-    fast = "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in content)
-    return fast and not tf.config.list_physical_devices("GPU")
 
 
 def _norm_relu(x, batch_norm, name):
@@ -104,15 +72,10 @@ def _norm_relu(x, batch_norm, name):
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
-def _pooling_head(kind):
-    heads = {
-        "average": layers.GlobalAveragePooling2D,
-        "max": layers.GlobalMaxPooling2D,
-        "flatten": layers.Flatten,
-    }
-    if kind not in heads:
-        raise ValueError(f"pooling_head = {kind!r}: allowed are {', '.join(heads)}")
-    return heads[kind](name="head")
+def _one_of(kinds, argument, value):
+    if value not in kinds:
+        raise ValueError(f"{argument} = {value!r}: allowed are {', '.join(kinds)}")
+    return kinds[value]
 
 
 def layer_costs(model):

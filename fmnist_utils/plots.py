@@ -92,23 +92,43 @@ def value_histogram(values, xlabel, labels, ax=None):
 def learning_curves(history, best_epoch=None, axs=None):
     """Draw loss and accuracy over the epochs, for training and validation, and mark the epoch that was kept.
 
-    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy and, if it has it, images:
-    epochs that showed fewer than all are shaded, as their training scores are of the hard ones. Returns the two Axes.
+    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy. Returns the two Axes.
     """
-    images = history.get("images", history["loss"] * 0)
-    fewer = history.index[images < images.max()]
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 4))[1]
     for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
         ax.plot(history.index, history[name], "o-", label="training")
         ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
-        if len(fewer):
-            ax.axvspan(fewer[0] - 0.5, fewer[-1] + 0.5, color="#f0f0f0", zorder=0, label="hard images only")
         if best_epoch:
             ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()} after each epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axs[0].legend(frameon=True, framealpha=1, edgecolor="none")
+    return axs
+
+
+def loss_curves(histories, axs=None):
+    """Draw the training and validation loss of several trainings side by side; mark each one's lowest validation loss.
+
+    histories: {title: frame indexed by epoch with loss and val_loss}. Returns the Axes, one a training.
+    """
+    if axs is None:
+        axs = plt.subplots(1, len(histories), figsize=(11, 3.6), sharey=True)[1]
+    for ax, (title, history) in zip(axs, histories.items(), strict=True):
+        best_epoch = history["val_loss"].idxmin()
+        ax.plot(history.index, history["loss"], "o-", label="training")
+        ax.plot(history.index, history["val_loss"], "s--", label="validation")
+        ax.axvline(best_epoch, color="#555555", linestyle=":")
+        left = best_epoch > history.index.max() / 2
+        ax.annotate(
+            f"kept: epoch {best_epoch}", (best_epoch, 0.95), (-4 if left else 4, 0), ax.get_xaxis_transform(),
+            "offset points", ha="right" if left else "left",
+        )  # fmt: skip
+        ax.set(xlabel="epoch", title=title)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    highest = max(history[["loss", "val_loss"]].max(axis=None) for history in histories.values())
+    axs[0].set(ylabel="loss", ylim=(0, 1.05 * highest))
+    axs[-1].legend()
     return axs
 
 

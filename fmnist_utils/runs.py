@@ -35,6 +35,7 @@ _READY = "ready"  # in .work: everything is written and only has to move up
 SCHEDULES = ("one_cycle", "cosine", "constant")
 AUGMENTATIONS = ("none", "flip", "flip_shift", "flip_shift_erase")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+DOWNSAMPLINGS = ("max", "average", "stride")
 POOLING_HEADS = ("average", "max", "flatten")
 
 
@@ -72,6 +73,7 @@ RULES = {
     "epochs": (int, _between(1, 10_000), "1 to 10000"),
     "batch_size": (int, _between(2, 10_000), "2 to 10000"),
     "learning_rate": (float, lambda v: 0 < v <= 1, "more than 0, at most 1"),
+    "weight_decay": (float, _between(0, 1), "0 (none) to 1"),
     "schedule": (str, SCHEDULES.__contains__, "one of " + ", ".join(SCHEDULES)),
     "early_stopping": (bool, lambda v: True, "true or false"),
     "patience": (int, _between(1, 10_000), "1 to 10000 epochs"),
@@ -81,10 +83,11 @@ RULES = {
     "dropout": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "dense_units": (int, _between(0, 8192), "0 (no hidden layer) to 8192"),
     "batch_norm": (bool, lambda v: True, "true or false"),
+    "downsampling": (str, DOWNSAMPLINGS.__contains__, "one of " + ", ".join(DOWNSAMPLINGS)),
     "pooling_head": (str, POOLING_HEADS.__contains__, "one of " + ", ".join(POOLING_HEADS)),
     "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "augment": (str, AUGMENTATIONS.__contains__, "one of " + ", ".join(AUGMENTATIONS)),
-    "skip_easy": (float, lambda v: 0 <= v < 1, "0 (show all images) to less than 1"),
+    "max_shift": (int, _between(0, 8), "0 to 8 pixels"),
     "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
     "photo_path": (str, bool, "a picture file; a relative path counts from the project's own folder"),
@@ -286,15 +289,18 @@ def _refuse_other_parameters(run):
 def finish(run, *, model, history, valid_index, y_valid, y_prob, metrics):
     """Write what a training produced and make the run complete; a complete run of that name is replaced only now.
 
-    model: Keras model. history: frame, a row an epoch. valid_index: (n,) positions among the 60,000 training images;
+    model: Keras model, kept in float32 and without its optimizer. history: frame, a row an epoch, indexed by
+    `epoch`. valid_index: (n,) positions among the 60,000 training images;
     y_valid: (n,) classes; y_prob: (n, 10) probabilities. metrics: JSON values. Raises RunError when the disk refuses.
     """
+    from fmnist_utils._training_copy import plain_copy  # only here: a reader of runs need not wait for TensorFlow
+
     try:
         run.work.mkdir(exist_ok=True)
         with written_whole(run.work / MODEL) as temporary:
-            _without_optimizer(model).save(temporary)
+            plain_copy(model).save(temporary)
         with written_whole(run.work / HISTORY) as temporary:
-            history.to_csv(temporary, index=False)
+            history.to_csv(temporary)
         write_npz(run.work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
         write_json(run.work / ENVIRONMENT, environment())
         write_json(run.work / METRICS, metrics)
@@ -307,15 +313,6 @@ def finish(run, *, model, history, valid_index, y_valid, y_prob, metrics):
         ) from error
     if run.lock:
         run.lock.release(force=True)
-
-
-def _without_optimizer(model):
-    # a compiled model is saved with its optimizer's state, twice the weights' size, which no reader needs
-    from fmnist_utils.quiet import tf
-
-    bare = tf.keras.Model.from_config(model.get_config())
-    bare.set_weights(model.get_weights())
-    return bare
 
 
 def _publish(run):
@@ -398,7 +395,7 @@ def read_metrics(run, name=METRICS):
 
 def environment():
     """Return what a result depends on besides the code: versions, hardware, threads, and the commit."""
-    from fmnist_utils.quiet import tf  # only here: a reader of run folders need not wait for TensorFlow
+    from fmnist_utils._tensorflow import tf  # only here: a reader of run folders need not wait for TensorFlow
 
     packages = ("tensorflow", "keras", "numpy", "scikit-learn", "fmnist-utils")
     return {
@@ -407,9 +404,7 @@ def environment():
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": tf.config.threading.get_intra_op_parallelism_threads()
-        or int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
-        or os.cpu_count(),
+        "threads": _threads("INTRA") * _threads("INTER"),
         "gpus": [
             tf.config.experimental.get_device_details(g).get("device_name", "GPU")
             for g in tf.config.list_physical_devices("GPU")
@@ -417,6 +412,10 @@ def environment():
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def _threads(kind):
+    return int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) or os.cpu_count()
 
 
 def _version(package):

@@ -44,6 +44,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import data, pipeline, runs
+from fmnist_utils._tensorflow import thread_settings
 
 KEYS = ("notebook", "base", "variants", "grid", "random", "seeds")
 OWN = ("run_name", "runs_dir")  # the sweep names its runs itself
@@ -210,7 +211,7 @@ def run_notebook(source, notebook, name, parameters, threads, cell_seconds):
         scratch = get_worker().local_directory
     except ValueError:  # called without a cluster
         scratch = None
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads.get(socket.gethostname(), 0))
+    os.environ |= thread_settings(threads.get(socket.gethostname(), 1))
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # workers share a graphics card
     with tempfile.TemporaryDirectory(dir=scratch) as home:
         folder = Path(home) / name
@@ -443,8 +444,7 @@ def _work(params):
             channels = filters
             side = (side + 1) // 2 if number == 0 else side  # a block pools right after its first convolution
     images = params["train_size"] or 60_000 * (1 - params["validation_fraction"])
-    shown = 1 + (params["epochs"] - 1) * (1 - params["skip_easy"])
-    return multiply_adds * images * shown
+    return multiply_adds * images * params["epochs"]
 
 
 def table(output, named, result):

@@ -20,12 +20,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", "trainings", ".ipynb_checkpoints")
-MODULES = ("lesson", "data", "evaluation", "comparison", "model", "runs", "photo", "plots", "training", "sweep")
+MODULES = (
+    "lesson", "data", "evaluation", "comparison", "model", "runs", "photo", "plots", "augmentation", "training_copy",
+    "training", "sweep",
+)  # fmt: skip
 
-DATA, MODEL, TRAINING, EVALUATION, PLOTS, RUNS, COMPARISON, SWEEP, PHOTO, LESSON = (
+DATA, MODEL, AUGMENTATION, TRAINING, COPY, PROGRESS, EVALUATION, PLOTS, RUNS, COMPARISON, SWEEP, PHOTO, LESSON = (
     f"fmnist_utils/{name}.py"
-    for name in ("data", "model", "training", "evaluation", "plots", "runs", "comparison", "sweep", "photo", "lesson")
-)
+    for name in (
+        "data", "model", "augmentation", "training", "_training_copy", "_progress", "evaluation", "plots", "runs",
+        "comparison", "sweep", "photo", "lesson",
+    )
+)  # fmt: skip
+OWN_TESTS = {COPY: "training_copy", PROGRESS: "training"}  # where a module's tests are not named as it is
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 MUTANTS = [
@@ -54,25 +61,69 @@ MUTANTS = [
     ("padding left to the library's default", MODEL, '                padding="same",\n', ""),
     ("kernel_size ignored", MODEL, "                kernel_size,\n", "                3,\n"),
     ("dense_units ignored", MODEL, "    if dense_units:", "    if False:"),
-    ("a copy in another precision loses its weights", MODEL, "    copy.set_weights(model.get_weights())\n", ""),
+    ("downsampling ignored", MODEL, '_one_of(POOLINGS, "downsampling", downsampling)', '_one_of(POOLINGS, "downsampling", "max")'),
+    ("a stride in each convolution of a block", MODEL, 'if conv == 1 and downsampling == "stride"', 'if downsampling == "stride"'),
     ("a convolution's work counted once, not at each pixel", MODEL, "(layer.kernel.shape) * shape[0] * shape[1]", "(layer.kernel.shape)"),
+    # ----------------------------------------------------------------------------------------------- augmentation
+    ("images mirrored upside down", AUGMENTATION, "x[:, :, ::-1]", "x[:, ::-1]"),
+    ("flips ignored", AUGMENTATION, 'if "flip" in augment:', "if False:"),
+    ("every image flipped in every other epoch alike", AUGMENTATION, "tf.gather(first_flips, index)", "tf.gather(first_flips, index) & False"),
+    ("an image is flipped in all epochs or in none", AUGMENTATION, "epoch % 2 == 1)", "epoch < 0)"),
+    ("shift ignored", AUGMENTATION, 'if "shift" in augment:', "if False:"),
+    ("max_shift does not reach the images", AUGMENTATION, "flip_mask, batch_key, max_shift)", "flip_mask, batch_key, 1)"),
+    ("shifted down and left only", AUGMENTATION, "key, 0, 2 * max_shift + 1, tf.int32", "key, 0, max_shift + 1, tf.int32"),
+    ("erasing ignored", AUGMENTATION, 'if "erase" in augment else x', 'if "cut" in augment else x'),
+    ("every image loses a rectangle", AUGMENTATION, "& (chance < ERASE_PROBABILITY)", "& (chance < 2)"),
+    ("an erased rectangle twice as large", AUGMENTATION, "area = height * width * (", "area = 2 * height * width * ("),
+    ("erased rectangles are squares", AUGMENTATION, "aspect = tf.exp(low + aspect * (high - low))", "aspect = tf.ones_like(aspect)"),
+    ("erased to one grey", AUGMENTATION, "tf.random.stateless_uniform(tf.shape(x), noise_key), x)", "tf.random.stateless_uniform([n, 1, 1, 1], noise_key), x)"),
+    ("training images not shuffled", AUGMENTATION, "tf.random.experimental.stateless_shuffle(tf.range(len(x)), seed=epoch_key)", "tf.range(len(x))"),
+    ("order not seeded", AUGMENTATION, "tf.random.experimental.stateless_shuffle(tf.range(len(x)), seed=epoch_key)", "tf.random.shuffle(tf.range(len(x)))"),
+    ("one order in all epochs", AUGMENTATION, "tf.range(len(x)), seed=epoch_key)", "tf.range(len(x)), seed=key)"),
+    ("all batches augmented alike", AUGMENTATION, "stateless_fold_in(epoch_key, number + 1)", "stateless_fold_in(epoch_key, 1)"),
+    ("labels of other images", AUGMENTATION, "return images, tf.gather(y, index)", "return images, tf.gather(y, index[::-1])"),
+    ("a training that goes on sees the first epochs again", AUGMENTATION, "tf.data.Dataset.range(initial_epoch, epochs)", "tf.data.Dataset.range(0, epochs)"),
+    ("the short rest of an epoch left out", AUGMENTATION, ".batch(batch_size).enumerate()", ".batch(batch_size, drop_remainder=True).enumerate()"),
+    # ---------------------------------------------------------------------------------------------- training copy
+    ("only the first half's gradients", COPY, "[(first + second, weight) for", "[(first, weight) for"),
+    ("the gradients of half of the batch's mean", COPY, "[(first + second, weight) for", "[((first + second) / 2, weight) for"),
+    ("the middle image of an odd batch counts twice", COPY, "tf.fill([n % 2], 0.5)", "tf.fill([n % 2], 1.0)"),
+    ("the weights of an odd batch on the wrong images", COPY, "tf.concat(ends[::-1], 0)", "tf.concat(ends, 0)"),
+    ("both halves are the first", COPY, "(slice(0, half), slice(n - half, n)),", "(slice(0, half), slice(0, half)),"),
+    ("the middle image predicted twice", COPY, "predictions[1][n % 2 :]", "predictions[1]"),
+    ("moving averages in training's place", COPY, "mean=[] if training else means[0]", "mean=[] if training else means[0] * 0"),
+    ("moving variance ignored", COPY, "variance=[] if training else means[1]", "variance=[] if training else means[1] * 0 + 1"),
+    ("the momentum counted twice a step", COPY, "momentum = self.momentum**0.5", "momentum = self.momentum"),
+    ("the sample's variance kept, not the batch's", COPY, "result.batch_variance * ((n - 1) / n)", "result.batch_variance"),
+    ("epsilon left to the kernel's default", COPY, "            epsilon=self.epsilon,\n", ""),
+    ("batch norm is never trained", COPY, "is_training=bool(training)", "is_training=False"),
+    ("a training copy loses the weights", COPY, "    copy.set_weights(model.get_weights())\n    return copy\n\n\ndef plain_copy", "    return copy\n\n\ndef plain_copy"),
+    ("a plain copy loses the weights", COPY, "    copy.set_weights(model.get_weights())\n    return copy\n\n\ndef bfloat16", "    return copy\n\n\ndef bfloat16"),
+    ("the kept model has the training copy's layers", COPY, 'copy = _clone(model, "float32", BatchNormalization)', 'copy = _clone(model, "float32", _FusedBatchNormalization)'),
+    ("softmax in 16 bits", COPY, '("image", "probabilities")', '("image",)'),
+    ("precision ignored", COPY, "else precision\n", 'else "float32"\n'),
+    ("bfloat16 where it is slower", COPY, '"avx512_bf16" in flags and "AuthenticAMD" in content', '"avx512_bf16" in flags'),
+    ("a validation loss in training mode", COPY, "return self._report(x, y, *self._forward(x, y))", "return self._report(x, y, *self._forward(x, y, (tf.GradientTape(), tf.GradientTape())))"),
     # --------------------------------------------------------------------------------------------------- training
-    ("validation images augmented", TRAINING, "validation_data=(x_valid, y_valid)", "validation_data=(x_valid[:, :, ::-1], y_valid)"),
-    ("validated on the training images", TRAINING, "validation_data=(x_valid, y_valid)", "validation_data=(x_train, y_train)"),
-    ("images mirrored upside down", TRAINING, "x[mirrored, :, ::-1]", "x[mirrored, ::-1]"),
-    ("augmentation ignored", TRAINING, 'if augment != "none":', "if False:"),
-    ("training images not shuffled", TRAINING, ".permutation(len(self.x) if shown is None else shown)", ".integers(0, 1) + (np.arange(len(self.x)) if shown is None else shown)"),
-    ("order not seeded", TRAINING, "np.random.default_rng([self.seed, epoch]).perm", "np.random.default_rng().perm"),
-    ("labels of other images", TRAINING, "mirrored), self.y[index]", "mirrored), self.y[index[::-1]]"),
-    ("early stopping keeps the last weights", TRAINING, "    if early_stopping:\n        model.set_weights", "    if False:\n        model.set_weights"),
-    ("early stopping watches the training loss", TRAINING, '"val_loss", patience=', '"loss", patience='),
-    ("the kept epoch is told one too low", TRAINING, "int(stopping.best_epoch) + 1", "int(stopping.best_epoch)"),
-    ("patience ignored", TRAINING, "patience=patience if early_stopping else epochs", "patience=epochs"),
     ("schedule ignored", TRAINING, 'if schedule == "constant":', "if True:"),
-    ("the climb of the learning rate left out", TRAINING, "warmup_target=learning_rate, warmup_steps=climb", "warmup_target=None"),
-    ("the easiest images shown, not the hardest", TRAINING, 'np.argsort(rank, kind="stable")[:', 'np.argsort(-rank, kind="stable")[:'),
-    ("a restart forgets the optimizer's state", TRAINING, '            variable.assign(kept[f"optimizer{i}"])', "            pass"),
+    ("the climb of the learning rate left out", TRAINING, "warmup_target=learning_rate, warmup_steps=warmup_steps", "warmup_target=None"),
+    ("a go that reaches into the next epoch", TRAINING, "if steps_per_epoch % n == 0)", "if n <= steps_per_epoch)"),
+    ("a restart forgets the optimizer's state", TRAINING, '            variable.assign(self.arrays[f"optimizer{i}"])', "            pass"),
+    ("a restart forgets early stopping's state", TRAINING, "            setattr(self.early_stopping, name, self.state[name])", "            pass"),
+    ("a restart forgets the best weights", TRAINING, 'if "best0" in self.arrays:', "if False:"),
+    ("a restart forgets the history", TRAINING, "        self.model.history.history.update({name: list(values)", "        dict({name: list(values)"),
+    ("a restart counts its epochs from 0", TRAINING, 'self.model.history.epoch = list(range(len(self.model.history.history["loss"])))', "pass"),
+    ("a training that has stopped early goes on", TRAINING, 'self.params["epochs"] if self.model.stop_training else epoch + 1', "epoch + 1"),
+    ("the last epoch is trained twice", TRAINING, "self.model.stop_training else epoch + 1", "self.model.stop_training else epoch"),
     ("dropout not seeded by the epoch", TRAINING, 'if hasattr(layer, "seed_generator"):', "if False:"),
+    ("dropout's seed is that of every run", TRAINING, "SeedSequence([self.seed, epoch, i])", "SeedSequence([epoch, i])"),
+    ("an epoch whose loss is not a number is kept", TRAINING, 'if not np.isfinite([logs["loss"], logs["val_loss"]]).all():', "if False:"),
+    ("the weights of an epoch whose loss is not a number stay", TRAINING, "            if self._last_good:\n", "            if False:\n"),
+    ("seconds with validation", TRAINING, '"seconds": self.seconds}', '"seconds": time.perf_counter() - self.start_time}'),
+    ("the epoch after the kept one is told", TRAINING, 'columns["val_accuracy"][best_epoch - 1]', 'columns["val_accuracy"][best_epoch - 2]'),
+    ("images a second of one epoch only", TRAINING, "images * epochs / seconds", "images / seconds"),
+    ("the training loss told as validation's", PROGRESS, "val_loss {logs['val_loss']:.4f}", "val_loss {logs['loss']:.4f}"),
+    ("the time left counts the epochs of an earlier training", PROGRESS, "/ (done - self.first_step))", "/ done)"),
     # ------------------------------------------------------------------------------------------------- evaluation
     ("confusion matrix transposed", EVALUATION, "confusion_matrix(y, y_pred, labels", "confusion_matrix(y_pred, y, labels"),
     ("per-class rows in the wrong order", EVALUATION, "pd.Index(CLASS_NAMES, name", "pd.Index(sorted(CLASS_NAMES), name"),
@@ -160,7 +211,7 @@ def gates(file):
     """Yield (gate, pytest's arguments), from the cheapest on, for a fault in `file`; None for all gates."""
     unit = [f"tests/test_{module}.py" for module in MODULES]
     if file is None or file.endswith(".py"):
-        own = f"tests/test_{Path(file).stem}.py" if file else None
+        own = f"tests/test_{OWN_TESTS.get(file, Path(file).stem)}.py" if file else None
         if own:
             yield "unit", [own]
         yield "contract", ["tests/test_notebooks.py"]

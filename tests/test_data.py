@@ -1,5 +1,6 @@
 """The data set: its form, its sources, and what is said when none of them serves."""
 
+import ast
 import contextlib
 import errno
 import hashlib
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmnist_utils import data, quiet
+from fmnist_utils import _tensorflow, data
 
 NAMES = tuple(data.SHA256)
 FILES = {name: name.encode() * 40 for name in NAMES}  # small stand-ins: every test but the last reads these
@@ -420,7 +421,7 @@ def test_who_only_fetches_does_not_wait_for_tensorflow():
 
 
 def test_the_import_of_tensorflow_and_its_first_use_write_nothing():
-    code = "from fmnist_utils.quiet import tf; tf.cast([0.1], tf.bfloat16).numpy()"
+    code = "from fmnist_utils._tensorflow import tf; tf.cast([0.1], tf.bfloat16).numpy()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
@@ -431,16 +432,36 @@ def test_convolutions_use_onednn_unless_the_user_says_no(wanted, on):
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     environment |= {"TF_ENABLE_ONEDNN_OPTS": wanted} if wanted else {}
     code = (
-        "import fmnist_utils.quiet; from tensorflow.python.util import _pywrap_util_port; "
+        "import fmnist_utils._tensorflow; from tensorflow.python.util import _pywrap_util_port; "
         "print(_pywrap_util_port.IsMklEnabled())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert done.stdout.strip() == str(on), done.stderr
 
 
+@pytest.mark.parametrize(("threads", "intra", "inter"), [(1, 1, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
+def test_two_operations_share_the_threads(threads, intra, inter):
+    settings = {"TF_NUM_INTRAOP_THREADS": str(intra), "TF_NUM_INTEROP_THREADS": str(inter)}
+    assert _tensorflow.thread_settings(threads) == settings
+
+
+@pytest.mark.parametrize("wanted", [{}, {"TF_NUM_INTRAOP_THREADS": "3"}, {"TF_NUM_INTEROP_THREADS": "5"}])
+def test_the_threads_are_set_for_the_cores_unless_the_user_has_set_them(wanted):
+    names = list(_tensorflow.thread_settings(1))
+    environment = {name: value for name, value in os.environ.items() if name not in names} | wanted
+    code = (
+        "from fmnist_utils import _tensorflow; import os; "
+        "print({name: os.environ[name] for name in _tensorflow.thread_settings(1)}, "
+        "_tensorflow.thread_settings(_tensorflow._cores()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    used, of_the_cores = ast.literal_eval(done.stdout.strip().replace("} {", "}, {"))
+    assert used == of_the_cores | wanted
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_goes_to_stderr_is_shown_only_when_the_body_raises(fails, capfd):
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), quiet.stderr_set_aside():
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), _tensorflow.stderr_set_aside():
         os.write(2, b"a notice\n")
         _ = 1 / (not fails)
     os.write(2, b"a later word\n")

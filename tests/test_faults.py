@@ -32,17 +32,18 @@ def killing(called):
 
 if function == "rename":
     os.replace = killing(os.replace)
-if function == "batch":
-    training.augment_batch = killing(training.augment_batch)
+if function == "execution":
+    training.Checkpoint.on_train_batch_end = killing(training.Checkpoint.on_train_batch_end)
 names = {"__name__": "__main__"}
 for cell in nbformat.read(runs.ROOT / "notebooks" / "03_training.ipynb", as_version=4).cells:
     if cell.cell_type == "code":
         exec(compile(cell.source, cell.id, "exec"), names)
         if "parameters" in cell.metadata.get("tags", []):
-            names |= {"run_name": "killed", "train_size": 600, "epochs": 3}
+            names |= {"run_name": "killed", "train_size": 600, "batch_size": 8, "epochs": 3}
             names |= {"filters": [4, 8], "convs_per_block": [1, 1]}
 """
-MOMENTS = [("batch", n) for n in (3, 7, 10)] + [("rename", n) for n in (1, 2, 3, 4, 6, 9, 11, 15)]
+# An epoch's 75 steps are three executions.
+MOMENTS = [("execution", n) for n in (2, 5, 9)] + [("rename", n) for n in (1, 2, 3, 4, 6, 9, 11, 15)]
 
 
 def train(home, function="none", moment=0):

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from fmnist_utils import runs
-from fmnist_utils.quiet import tf
+from fmnist_utils._tensorflow import tf
 
 pytestmark = pytest.mark.slow
 PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))

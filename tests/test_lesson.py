@@ -77,6 +77,7 @@ def checks():
 ANSWERS = {  # what the notebooks show, and TEACHING.md tells the teacher
     "average images": "Coat and Pullover", "duplicates": "none", "shift": "the pooled responses",
     "most parameters": "the last convolution", "first step": "0.1", "first epoch": "more than four fifths",
+    "validation loss": "fall and then rise",
     "test accuracy": "a little below it", "most mistakes": "Shirt", "photos": "the upright one",
     "seeds": "a few tenths of a point at most", "costs most": "the schedule",
     "erased": "about as many", "calibration": "more", "disturbance": "turning",

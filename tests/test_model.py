@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from fmnist_utils import model as model_module
-from fmnist_utils.model import bfloat16_is_faster, build_model, layer_costs, with_precision
-from fmnist_utils.quiet import tf
+from fmnist_utils._tensorflow import tf
+from fmnist_utils.model import build_model, layer_costs
 
 SMALL = {"filters": (4, 8), "convs_per_block": (1, 2), "dense_units": 16, "dropout": 0.1}
 
@@ -48,6 +47,7 @@ def test_a_block_is_convolution_pooling_norm_relu_dropout():
         ({"pooling_head": "flatten"}, "Flatten", 1),
         ({"pooling_head": "max"}, "GlobalMaxPooling2D", 1),
         ({"filters": (4, 8, 8), "convs_per_block": (1, 1, 1)}, "MaxPooling2D", 3),
+        ({"downsampling": "stride"}, "MaxPooling2D", 0),
     ],
 )
 def test_each_part_can_be_taken_away_or_changed(change, kind, count):
@@ -58,6 +58,28 @@ def test_width_kernel_and_dense_units_are_used():
     model = build_model(filters=(5,), convs_per_block=(1,), kernel_size=7, dense_units=9)
     assert model.get_layer("block1_conv1").kernel.shape == (7, 7, 1, 5)
     assert model.get_layer("dense").kernel.shape == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("downsampling", "kinds_of_it", "strides"),
+    [("max", ["MaxPooling2D"] * 2, 1), ("average", ["AveragePooling2D"] * 2, 1), ("stride", [], 2)],
+)
+def test_each_way_of_downsampling_halves_height_and_width_once_a_block(downsampling, kinds_of_it, strides):
+    model = build_model(**SMALL, downsampling=downsampling)
+    assert [kind for kind in kinds(model) if "Pooling2D" in kind and "Global" not in kind] == kinds_of_it
+    names = [layer.name for layer in model.layers if "pool" in layer.name]
+    assert names == ["block1_pool", "block2_pool"][: len(kinds_of_it)]
+    convs = {name: model.get_layer(name) for name in ("block1_conv1", "block2_conv1", "block2_conv2")}
+    assert [conv.strides[0] for conv in convs.values()] == [strides, strides, 1]
+    assert model.get_layer("block1_conv1_relu").output.shape == (None, 14, 14, 4)
+    assert model.get_layer("block2_conv2_relu").output.shape == (None, 7, 7, 8)
+    assert model.count_params() == build_model(**SMALL).count_params()
+
+
+def test_the_convolution_with_stride_is_counted_at_the_pixels_that_it_computes():
+    costs = layer_costs(build_model(filters=(4, 8), convs_per_block=(1, 1), downsampling="stride"))
+    assert costs.loc["block1_conv1", "multiply_adds"] == 3 * 3 * 1 * 4 * 14 * 14
+    assert costs.loc["block2_conv1", "multiply_adds"] == 3 * 3 * 4 * 8 * 7 * 7
 
 
 def test_dropout_rate_is_used_and_acts_in_training_only():
@@ -82,9 +104,16 @@ def test_a_bias_stands_only_where_no_normalisation_follows():
     assert build_model(**{**SMALL, "batch_norm": False}).get_layer("block1_conv1").use_bias
 
 
-@pytest.mark.parametrize("wrong", [{"filters": (4,)}, {"pooling_head": "mean"}])
-def test_refuses_what_makes_no_network(wrong):
-    with pytest.raises(ValueError, match=r"filters|allowed are average, max, flatten"):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"filters": (4,)}, r"filters = \(4,\) and convs_per_block = \(1, 2\)"),
+        ({"pooling_head": "mean"}, "pooling_head = 'mean': allowed are average, max, flatten"),
+        ({"downsampling": "mean"}, "downsampling = 'mean': allowed are max, average, stride"),
+    ],
+)
+def test_refuses_what_makes_no_network(wrong, told):
+    with pytest.raises(ValueError, match=told):
         build_model(**{**SMALL, **wrong})
 
 
@@ -109,43 +138,3 @@ def test_the_saved_network_needs_built_in_layers_only(tmp_path):
     x = np.zeros((2, 28, 28, 1), dtype="float32")
     again = tf.keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(again(x), model(x))
-
-
-def test_another_precision_computes_the_same_in_shorter_numbers():
-    x = np.random.default_rng(0).random((50, 28, 28, 1), dtype="float32")
-    model = build_model(**SMALL)
-    for layer in model.layers:
-        if "norm" in layer.name:  # as after a training, not all 0 and 1
-            layer.set_weights([np.random.default_rng(1).uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
-    short = with_precision(model, "mixed_bfloat16")
-    assert {weight.dtype for weight in short.weights} == {"float32"}
-    computes = {layer.name: layer.compute_dtype for layer in short.layers}
-    assert computes.pop("image") == computes.pop("probabilities") == "float32"
-    assert set(computes.values()) == {"bfloat16"}
-    difference = np.abs(short.predict(x, verbose=0) - model.predict(x, verbose=0)).max()
-    assert 0 < difference < 0.05
-    back = with_precision(short, "float32")
-    np.testing.assert_array_equal(back.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert back.get_config() == model.get_config()
-
-
-@pytest.mark.parametrize(
-    ("vendor", "flags", "gpus", "faster"),
-    [
-        ("AuthenticAMD", "fpu avx512f avx512_bf16 fsrm", [], True),
-        ("GenuineIntel", "fpu avx512f avx512_bf16 amx_bf16", [], True),
-        ("GenuineIntel", "fpu avx512f avx512_bf16 fsrm", [], False),
-        ("AuthenticAMD", "fpu avx512f avx512_vnni", [], False),
-        ("AuthenticAMD", "fpu avx512_bf16", ["GPU:0"], False),
-        ("", None, [], False),
-    ],
-)
-def test_auto_uses_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch, vendor, flags, gpus, faster):
-    if flags:
-        told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n"
-        (tmp_path / "cpuinfo").write_text(told)
-    monkeypatch.setattr(model_module, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    assert bfloat16_is_faster() is faster
-    conv = with_precision(build_model(**SMALL), "auto").get_layer("block1_conv1")
-    assert conv.compute_dtype == ("bfloat16" if faster else "float32")

@@ -204,12 +204,6 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
-@pytest.mark.parametrize(("images", "shaded"), [([9, 9, 4, 4], [(2.5, 4.5)]), ([9, 9, 9, 9], [])])
-def test_learning_curves_shades_the_epochs_that_showed_fewer_images(images, shaded):
-    for ax in plots.learning_curves(HISTORY.assign(images=images)):
-        assert [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches] == shaded
-
-
 def test_learning_rate_draws_the_planned_rates_from_0_up():
     ax = plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0])
     assert_array_equal(ax.lines[0].get_xydata(), [[0, 0.1], [0.5, 0.3], [1, 0]])

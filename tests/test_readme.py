@@ -67,7 +67,7 @@ def test_the_dry_run_of_a_sweep_lists_its_runs():
     (line,) = [line for line in COMMANDS if "--dry-run" in line]
     command = [sys.executable, *words(line)[1:]]
     shown = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=True).stdout
-    assert "48 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 3" in shown
+    assert "52 runs of notebooks/03_training.ipynb" in shown and "batch_norm = False, seed = 3" in shown
 
 
 def test_the_sweep_file_that_is_shown_is_valid(tmp_path, monkeypatch):

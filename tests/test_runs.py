@@ -51,7 +51,7 @@ def tiny_model(generation):
 def finish(run, generation=1):
     """Finish `run` with a model and figures that all carry the number `generation`."""
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-    history = pd.DataFrame({"epoch": [1, 2]} | {name: [generation, 0.25] for name in columns})
+    history = pd.DataFrame({name: [generation, 0.25] for name in columns}, index=pd.Index([1, 2], name="epoch"))
     runs.finish(
         run, model=tiny_model(generation), history=history, valid_index=np.arange(5), y_valid=np.arange(5),
         y_prob=np.full((5, 10), generation, "float32"), metrics={"generation": generation},
@@ -95,7 +95,9 @@ def test_committed_parameter_files_are_allowed_and_come_back_in_their_order(path
     ("name", "value"),
     [("seed", 0), ("seed", 2**31 - 1), ("train_size", 0), ("train_size", 100), ("validation_fraction", 0.01),
      ("learning_rate", 1.0), ("dropout", 0.0), ("filters", [1, 2, 3, 2048]), ("run_name", "a.b_c-1"),
-     ("runs_dir", "/elsewhere"), ("batch_norm", False), ("augment", "flip_shift_erase"), ("examples", 20)],
+     ("runs_dir", "/elsewhere"), ("batch_norm", False), ("max_shift", 0), ("max_shift", 8), ("weight_decay", 0.0),
+     ("weight_decay", 1.0), ("downsampling", "max"), ("downsampling", "average"), ("downsampling", "stride"),
+     ("augment", "flip_shift_erase"), ("examples", 20)],
 )  # fmt: skip
 def test_allowed_values_pass_unchanged_up_to_the_limits(name, value):
     assert runs.check_parameters({name: value}) == {name: value}
@@ -125,7 +127,9 @@ NO_PATH, ONE_TO_2048 = "and no path", "a list of whole numbers, 1 to 2048, one p
        ("validation_fraction", 0.0, "0.01 to 0.9"), ("validation_fraction", 0.95, "0.01 to 0.9"),
        ("epochs", 0, "1 to 10000"), ("batch_size", 1, "2 to 10000"), ("patience", 0, "1 to 10000 epochs"),
        ("kernel_size", 12, "1 to 11 pixels"), ("dropout", 1.0, "0 to less than 1"), ("dense_units", -1, "0 (no hidden"),
-       ("label_smoothing", -0.1, "0 to less than 1"), ("skip_easy", 1.0, "less than 1"),
+       ("label_smoothing", -0.1, "0 to less than 1"), ("max_shift", -1, "0 to 8 pixels"), ("max_shift", 9, "0 to 8"),
+       ("max_shift", 1.0, "int, 0 to 8"), ("weight_decay", -0.1, "0 (none) to 1"), ("weight_decay", 1.1, "(none) to 1"),
+       ("downsampling", "mean", "one of max, average, stride"),
        ("precision", "float16", "one of auto"), ("convs_per_block", [11], "1 to 10, one per block"),
        ("runs_dir", "", "a folder"), ("examples", 21, "1 to 20 pictures"),
        ("schedule", "linear", "one of one_cycle, cosine, constant"), ("pooling_head", "mean", "one of average, max, f"),

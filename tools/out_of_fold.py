@@ -9,26 +9,37 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from fmnist_utils import data, evaluation, pipeline, runs, training
-from fmnist_utils.model import build_model, with_precision
-from fmnist_utils.quiet import tf
+from fmnist_utils._tensorflow import tf
+from fmnist_utils.augmentation import augmented_batches
+from fmnist_utils.model import build_model
 
 TARGET = runs.ROOT / "lessons" / "out_of_fold.npz"
-NETWORK = ("filters", "convs_per_block", "kernel_size", "dropout", "dense_units", "batch_norm", "pooling_head")
-TRAINING = ("epochs", "batch_size", "early_stopping", "patience", "augment", "skip_easy", "seed")
+NETWORK = (
+    "filters", "convs_per_block", "kernel_size", "dropout", "dense_units", "batch_norm", "pooling_head", "downsampling",
+)  # fmt: skip
 
 
 def train(params, x, y, kept, held_out):
     tf.keras.utils.set_random_seed(params["seed"])
     tf.config.experimental.enable_op_determinism()
-    model = with_precision(build_model(**{name: params[name] for name in NETWORK}), params["precision"])
-    steps = training.steps_of_epochs(len(kept), params["batch_size"], params["epochs"], params["skip_easy"])
-    rate = training.learning_rate_schedule(params["schedule"], params["learning_rate"], sum(steps))
+    model = training.training_copy(build_model(**{name: params[name] for name in NETWORK}), params["precision"])
+    epochs, steps = params["epochs"], -(-len(kept) // params["batch_size"])
+    rate = training.learning_rate_schedule(params["schedule"], params["learning_rate"], steps * epochs)
+    optimizer = tf.keras.optimizers.Adam(rate, beta_2=0.99, weight_decay=params["weight_decay"] or None)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss = tf.keras.losses.CategoricalCrossentropy(label_smoothing=params["label_smoothing"])
-    model.compile(tf.keras.optimizers.Adam(rate, beta_2=0.99), loss, metrics=["accuracy"])
-    settings = {name: params[name] for name in TRAINING}
+    together = training.steps_per_execution(steps)
+    model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=together)
+    changes = {name: params[name] for name in ("augment", "max_shift", "seed")}
+    batches = augmented_batches(x[kept], y[kept], params["batch_size"], epochs=epochs, **changes)
     # the last epoch is kept, so that the fold's own images choose nothing
-    training.fit(model, x[kept], y[kept], x[held_out], y[held_out], **settings | {"early_stopping": False})
-    return with_precision(model, "float32")
+    never = tf.keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=False)
+    model.fit(
+        batches, steps_per_epoch=steps, epochs=epochs, validation_data=(x[held_out], y[held_out]),
+        validation_batch_size=1000, shuffle=False, verbose=0,
+        callbacks=[never, training.Checkpoint(None, never, params["seed"]), training.Progress()],
+    )  # fmt: skip
+    return training.plain_copy(model)
 
 
 def main():

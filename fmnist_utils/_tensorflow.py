@@ -7,6 +7,9 @@ first result, and strict notebook tests would fail on them.
 TensorFlow computes convolutions by Intel's oneDNN where the processor has instructions made for networks (AVX-512 VNNI
 and its kin), elsewhere by Eigen, which took 3.4 times as long for a step of our network on a processor with AVX2 alone
 (benchmarks/README.md). So oneDNN is asked for before the import, unless TF_ENABLE_ONEDNN_OPTS is set already.
+
+Training computes two halves of a batch side by side (`_training_copy`), which wants two operations at a time and the
+cores shared out between them. TensorFlow reads that at its start, so it is set here, unless it is set already.
 """
 
 import os
@@ -34,7 +37,17 @@ def stderr_set_aside():
                 sys.stderr.write(aside.read().decode(errors="replace"))
 
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+def thread_settings(threads):
+    """Return the environment variables by which TensorFlow uses that many threads: two operations share them."""
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, threads // 2)), "TF_NUM_INTEROP_THREADS": str(min(2, threads))}
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(_cores())}.items():
+    os.environ.setdefault(_name, _value)
 with stderr_set_aside():
     import tensorflow as tf
 
@@ -43,4 +56,4 @@ with stderr_set_aside():
     tf.cast([0.0], "bfloat16")
     list(tf.data.Dataset.from_generator(lambda: [0], output_signature=tf.TensorSpec((), tf.int32)))
 
-__all__ = ["tf"]
+__all__ = ["tf", "thread_settings"]

@@ -1,0 +1,142 @@
+"""The copy of the network that trains: the same layers and weights, prepared for the processor at hand.
+
+All that makes a training step fast stands here, and nothing of it is left in the model that a run keeps. On a CPU:
+
+- activations in bfloat16 where the processor multiplies it faster than float32;
+- batch normalisation by TensorFlow's fused kernel, which Keras's layer does not use;
+- each batch as two halves side by side. One operation seldom keeps two cores busy; two chains of operations do. The
+  gradients are averaged and the optimizer takes one step. There are always two halves, whatever the number of cores,
+  so that the arithmetic is the same everywhere. Their threads are set in `_tensorflow`, before TensorFlow starts.
+
+With a GPU the step is Keras's own, in float32.
+"""
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+from fmnist_utils._tensorflow import tf
+
+CPUINFO = Path("/proc/cpuinfo")
+BatchNormalization = tf.keras.layers.BatchNormalization
+
+
+def training_copy(model, precision="auto"):
+    """Return a copy of a model, with its weights, whose training steps are fast on this computer; not yet compiled.
+
+    precision: "float32", "mixed_bfloat16" (activations in 16 bits, weights and softmax in 32; Kalamkar et al. 2019,
+    arXiv:1905.12322) or "auto": mixed_bfloat16 where `bfloat16_is_faster`, otherwise float32.
+    """
+    if precision == "auto":
+        precision = "mixed_bfloat16" if bfloat16_is_faster() else "float32"
+    if tf.config.list_physical_devices("GPU"):
+        copy = _clone(model, precision, BatchNormalization)
+    else:
+        copy = _clone(model, precision, _FusedBatchNormalization)
+        copy = _TwoHalvesModel(copy.input, copy.output, name=model.name)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def plain_copy(model):
+    """Return a copy of a model for any computer: built-in Keras layers in float32, its weights, not compiled."""
+    copy = _clone(model, "float32", BatchNormalization)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def bfloat16_is_faster():
+    """Tell whether bfloat16 is faster than float32 on this computer; false on any but Linux, or with a GPU.
+
+    It is where the processor multiplies such numbers at more than float32's rate: with AMX, or an AMD processor with
+    AVX512_BF16. On an Intel processor with AVX512_BF16 alone a step took 1.4 times as long as in float32, and where
+    every number has to be converted 14 times (benchmarks/README.md).
+    """
+    try:
+        content = CPUINFO.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = set("".join(re.findall(r"^flags\s*:(.*)$", content, re.MULTILINE)[:1]).split())
+    fast = "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in content)
+    return fast and not tf.config.list_physical_devices("GPU")
+
+
+def _clone(model, precision, batch_normalization):
+    def clone_layer(layer):
+        dtype = "float32" if layer.name in ("image", "probabilities") else precision
+        kind = batch_normalization if isinstance(layer, BatchNormalization) else type(layer)
+        return kind.from_config({**layer.get_config(), "dtype": dtype})
+
+    functional = tf.keras.Model(model.input, model.output, name=model.name)
+    return tf.keras.models.clone_model(functional, clone_function=clone_layer)
+
+
+class _FusedBatchNormalization(BatchNormalization):
+    """Keras's batch normalisation of (n, h, w, c) or (n, c), computed by TensorFlow's fused kernel.
+
+    It is called twice a step, so the square root of `momentum` makes the moving averages as slow as Keras's.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        x = inputs[:, None, None, :] if len(inputs.shape) == 2 else inputs
+        means = [tf.cast(v, "float32") for v in (self.moving_mean, self.moving_variance)]
+        result = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.cast(self.gamma, "float32"),
+            offset=tf.cast(self.beta, "float32"),
+            mean=[] if training else means[0],
+            variance=[] if training else means[1],
+            epsilon=self.epsilon,
+            is_training=bool(training),
+        )
+        if training:
+            n = tf.cast(tf.size(x) // x.shape[-1], "float32")
+            variance = result.batch_variance * ((n - 1) / n)  # the kernel divides by n - 1, Keras by n
+            momentum = self.momentum**0.5
+            self.moving_mean.assign(momentum * means[0] + (1 - momentum) * result.batch_mean)
+            self.moving_variance.assign(momentum * means[1] + (1 - momentum) * variance)
+        return result.y[:, 0, 0, :] if len(inputs.shape) == 2 else result.y
+
+
+class _TwoHalvesModel(tf.keras.Model):
+    """A model whose steps compute the two halves of a batch side by side.
+
+    The halves are of one size: in a batch of odd size both hold the middle image, with half its weight.
+    """
+
+    def train_step(self, data):
+        x, y = data
+        tapes = tf.GradientTape(), tf.GradientTape()
+        predictions, losses = self._forward(x, y, tapes)
+        weights = self.trainable_variables
+        gradients = [tape.gradient(loss, weights) for tape, loss in zip(tapes, losses, strict=True)]
+        self.optimizer.apply_gradients(
+            [(first + second, weight) for first, second, weight in zip(*gradients, weights, strict=True)]
+        )
+        return self._report(x, y, predictions, losses)
+
+    def test_step(self, data):
+        x, y = data
+        return self._report(x, y, *self._forward(x, y))
+
+    def _forward(self, x, y, tapes=None):
+        n = tf.shape(x)[0]
+        half = (n + 1) // 2
+        ends = tf.ones(n // 2), tf.fill([n % 2], 0.5)
+        predictions, losses = [], []
+        for part, weight, tape in zip(
+            (slice(0, half), slice(n - half, n)),
+            (tf.concat(ends, 0), tf.concat(ends[::-1], 0)),
+            tapes or (nullcontext(), nullcontext()),
+            strict=True,
+        ):
+            with tape:
+                y_pred = self(x[part], training=tapes is not None)
+                loss = self.compute_loss(x[part], y[part], y_pred, weight, training=tapes is not None)
+                losses.append(loss * tf.cast(half, "float32") / tf.cast(n, "float32"))  # a share of the batch's mean
+            predictions.append(y_pred)
+        return tf.concat([predictions[0], predictions[1][n % 2 :]], 0), losses
+
+    def _report(self, x, y, y_pred, losses):
+        self._loss_tracker.update_state(tf.add_n(losses), sample_weight=tf.shape(x)[0])
+        return self.compute_metrics(x, y, y_pred)
