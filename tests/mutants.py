@@ -167,7 +167,10 @@ MUTANTS = [
     ),
     ("loss without one-hot", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "SparseCategoricalCrossentropy()"),
     ("labels without one-hot", NOTEBOOK["03"], "data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])", "data.scale(x_raw[train_index]), y_raw[train_index]"),
-    ("a parameter ignored", NOTEBOOK["03"], "patience=patience, augment=augment,", 'patience=patience, augment="none",'),
+    ("a parameter ignored", NOTEBOOK["03"], "weight_decay=weight_decay or None", "weight_decay=None"),
+    ("training images not augmented", NOTEBOOK["03"], "    augment=augment, max_shift=max_shift, seed=seed)  # fmt", '    augment="none", max_shift=max_shift, seed=seed)  # fmt'),
+    ("validated on the training images", NOTEBOOK["03"], "validation_data=(x_valid, y_valid)", "validation_data=(x_train, y_train)"),
+    ("early stopping watches the training loss", NOTEBOOK["03"], '"val_loss", patience=patience_used', '"loss", patience=patience_used'),
     ("label smoothing ignored", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "CategoricalCrossentropy()"),
     ("the training is not seeded", NOTEBOOK["03"], "tf.keras.utils.set_random_seed(seed)\n", ""),
     ("parameters not validated", NOTEBOOK["03"], "params = runs.check_parameters(globals())", "params = {k: v for k, v in globals().items() if k in runs.RULES}"),
@@ -183,7 +186,7 @@ MUTANTS = [
     ("an execution count cleared", NOTEBOOK["01"], '"execution_count": 5,\n   "id"', '"execution_count": null,\n   "id"'),
     ("the parameters tag dropped", NOTEBOOK["02"], '     "parameters"\n', '     "parameter"\n'),
     ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {', '   "id": "evaluate",\n   "metadata": {\n    "tags": ["nbval-ignore-output"],'),
-    ("defaults and params/quick.yaml differ", "params/quick.yaml", "learning_rate: 0.006", "learning_rate: 0.06"),
+    ("defaults and params/quick.yaml differ", "params/quick.yaml", "learning_rate: 0.01", "learning_rate: 0.1"),
 ]  # fmt: skip
 
 

@@ -100,10 +100,27 @@ def _address(server, home, token):
     raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text()[-2000:]}")
 
 
+def sessions(lab):
+    """Return the server's sessions, a dict each, and what is needed to ask it for more: its address and token."""
+    address, words = lab.split("lab/tree/")[0], {"token": lab.split("token=")[1].removesuffix("&reset")}
+    return requests.get(f"{address}api/sessions", params=words, timeout=10).json(), address, words
+
+
+def wait_for_kernel(lab, name, page):
+    """Wait until the server has an idle kernel for the notebook: the page shows `idle` before there is any, too."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        states = [s["kernel"]["execution_state"] for s in sessions(lab)[0] if s["path"].endswith(name)]
+        if states == ["idle"]:
+            return
+        page.wait_for_timeout(200)
+    raise AssertionError(f"no kernel for {name}: {states}")
+
+
 def end_kernels(lab):
     """Each holds a TensorFlow and a data set: the next notebook is to have the memory for itself."""
-    address, words = lab.split("lab/tree/")[0], {"token": lab.split("token=")[1].removesuffix("&reset")}
-    for session in requests.get(f"{address}api/sessions", params=words, timeout=10).json():
+    started, address, words = sessions(lab)
+    for session in started:
         requests.delete(f"{address}api/sessions/{session['id']}", params=words, timeout=60)
 
 
@@ -127,6 +144,7 @@ def test_all_cells_run_and_what_a_learner_sees_is_whole(path, lab, chromium):
     page.goto(lab.format(path.name), timeout=60_000)
     page.wait_for_function(f"{len(cells)} === ({PROMPTS})().length", timeout=60_000)
     # a restart asked for while the kernel is still starting is never answered (seen in 2 of 8 tries): wait, then run
+    wait_for_kernel(lab, path.name, page)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

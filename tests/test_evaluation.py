@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fmnist_utils import evaluation
+from fmnist_utils._tensorflow import tf
 from fmnist_utils.data import CLASS_NAMES, one_hot
 from fmnist_utils.model import build_model
-from fmnist_utils._tensorflow import tf
 
 keras = tf.keras
 Y = np.array([0, 0, 0, 1, 1, 2])  # true classes of the hand-made example

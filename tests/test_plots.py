@@ -23,6 +23,7 @@ HISTORY = pd.DataFrame(
     RANDOM.random((4, 5)), pd.Index([1, 2, 3, 4], name="epoch"),
     ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"],
 )  # fmt: skip
+LATE = pd.DataFrame({"loss": [0.9, 0.8, 0.7], "val_loss": [0.9, 0.5, 0.4]}, index=[1, 2, 3])
 SCORES = pd.DataFrame(RANDOM.random((10, 4)), NAMES, ["precision", "recall", "f1", "images"])
 COUNTS = pd.DataFrame(RANDOM.integers(1, 900, (10, 2)), NAMES, ["training", "validation"])
 COSTS = pd.DataFrame({"output": ["a", "b", "c"], "parameters": [10, 0, 30], "multiply_adds": [5, 7, 0]}, list("xyz"))
@@ -64,6 +65,7 @@ ONE = {
 SEVERAL = {
     "pixel_histograms": lambda **axs: plots.pixel_histograms(SHARES, EDGES, **axs),
     "learning_curves": lambda **axs: plots.learning_curves(HISTORY, 3, **axs),
+    "loss_curves": lambda **axs: plots.loss_curves({"few": HISTORY, "many": LATE}, **axs),
     "layer_costs": lambda **axs: plots.layer_costs(COSTS, **axs),
     "accuracy_against_strength": lambda **axs: plots.accuracy_against_strength(CURVES, **axs),
     "effects": lambda **axs: plots.effects(SWEPT, "score", **axs),
@@ -202,6 +204,20 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert [line.get_label() for line in ax.lines[:2]] == ["training", "validation"]
         assert [list(line.get_xdata()) for line in ax.lines[2:]] == [[3, 3]] * bool(best_epoch)
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
+
+
+def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_loss():
+    early = pd.DataFrame({"loss": [1.0, 0.5, 0.1, 0.0], "val_loss": [0.8, 2.0, 2.5, 3.0]}, index=[1, 2, 3, 4])
+    axs = plots.loss_curves({"few": early, "many": LATE})
+    assert [ax.get_title() for ax in axs] == ["few", "many"]
+    for ax, history, best in zip(axs, (early, LATE), (1, 3), strict=True):
+        for line, column in zip(ax.lines, ("loss", "val_loss"), strict=False):
+            assert_array_equal(line.get_xdata(), history.index)
+            assert_array_equal(line.get_ydata(), history[column])
+        assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
+        assert list(ax.lines[2].get_xdata()) == [best, best]
+        assert [text.get_text() for text in ax.texts] == [f"kept: epoch {best}"]
+        assert ax.get_ylim() == (0, pytest.approx(3.15)), "one scale for all"
 
 
 def test_learning_rate_draws_the_planned_rates_from_0_up():

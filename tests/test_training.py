@@ -31,9 +31,9 @@ def images():
     return x[:200], labels[:200], x[200:], labels[200:]
 
 
-def network(filters=6):
+def network(filters=6, dropout=0.2):
     """One block with all that has a state: batch norm, dropout. Building and tracing it is most of a test's time."""
-    return build_model(filters=(filters,), convs_per_block=(1,), dropout=0.2, dense_units=8)
+    return build_model(filters=(filters,), convs_per_block=(1,), dropout=dropout, dense_units=8)
 
 
 class Trained(NamedTuple):
@@ -44,14 +44,15 @@ class Trained(NamedTuple):
 
 def trained(
     images, folder=None, *, epochs=4, batch_size=32, per_execution=None, patience=4, early_stopping=True, seed=0,
-    augment="flip_shift_erase", learning_rate=0.01, schedule="one_cycle", filters=6, metrics=("accuracy",), more=(),
+    augment="flip_shift_erase", learning_rate=0.01, schedule="one_cycle", network=network,
+    metrics=("accuracy",), more=(),
 ):  # fmt: skip
     """Train a small network as notebook 03 does, `more` being callbacks that come first."""
     x_train, y_train, *valid = images
     steps = -(-len(x_train) // batch_size)
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    model = training.training_copy(network(filters), "float32")
+    model = training.training_copy(network(), "float32")
     rate = training.learning_rate_schedule(schedule, learning_rate, steps * epochs)
     model.compile(
         tf.keras.optimizers.Adam(rate), loss="categorical_crossentropy", metrics=list(metrics),
@@ -139,7 +140,10 @@ def test_an_epoch_is_run_in_goes_of_equal_length_the_longest_up_to_25_steps(step
 
 
 def test_it_learns(images):
-    _, history, _ = trained(images, epochs=16, batch_size=20, patience=16, augment="none", learning_rate=0.05)
+    _, history, _ = trained(
+        images, epochs=16, batch_size=20, patience=16, augment="none", learning_rate=0.05,
+        network=lambda: network(filters=16, dropout=0),
+    )  # fmt: skip
     accuracy = history.history["val_accuracy"]
     assert max(accuracy) > 0.9 > accuracy[0]
     assert history.epoch == list(range(len(accuracy))) and set(history.history) == COLUMNS
@@ -206,7 +210,12 @@ def test_a_model_without_accuracy_is_refused_before_an_epoch_is_done(images, tmp
 
 
 def test_the_summary_describes_the_kept_epoch():
-    columns = {"val_accuracy": [0.8, 0.9, 0.85], "val_loss": [0.5, 0.3, 0.4], "loss": [3, 2, 1], "seconds": [2, 2.004, 1]}
+    columns = {
+        "val_accuracy": [0.8, 0.9, 0.85],
+        "val_loss": [0.5, 0.3, 0.4],
+        "loss": [3, 2, 1],
+        "seconds": [2, 2.004, 1],
+    }
     model = build_model(filters=(4,), convs_per_block=(1,), dense_units=0)
     for precision in ("float32", "mixed_bfloat16"):
         history = SimpleNamespace(history=columns, model=training.training_copy(model, precision))
@@ -383,6 +392,7 @@ def test_the_live_curve_stands_what_is_not_a_number():
 
 # ------------------------------------------------------------------------------------------ interruptions
 
+
 @pytest.mark.parametrize(
     ("moment", "epoch"),
     [("on_train_batch_end", 0), ("on_train_batch_end", 1), ("on_epoch_begin", 2), ("on_test_begin", 1),
@@ -395,7 +405,9 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 
     steps = 8 * epoch + {"on_epoch_begin": 0, "on_train_batch_end": 4}.get(moment, 8)
 
-    def interrupt(self, *arguments, as_written=getattr(Progress, moment), **names):
+    as_written = getattr(Progress, moment)
+
+    def interrupt(self, *arguments, **names):
         if self.model.optimizer.iterations.numpy() == steps:
             raise KeyboardInterrupt
         as_written(self, *arguments, **names)
@@ -488,7 +500,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_network_is_named(images, tmp
     whole = (tmp_path / CHECKPOINT).read_bytes()
     refused = pytest.raises(RunError, match=r"damaged or belongs to another network.*Delete it to train afresh")
     with refused:
-        trained(images, tmp_path, epochs=2, filters=5)
+        trained(images, tmp_path, epochs=2, network=lambda: network(filters=5))
     for damaged in (whole[: len(whole) // 2], b"no archive", b""):
         (tmp_path / CHECKPOINT).write_bytes(damaged)
         with refused:

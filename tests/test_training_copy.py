@@ -230,7 +230,8 @@ def test_a_step_in_shorter_numbers_has_nearly_the_same_gradients():
     for precision in ("float32", "mixed_bfloat16"):
         copy = compiled(training_copy(model, precision), 1.0)
         train(copy, *images(9))
-        steps.append(np.concatenate([(a - b).ravel() for a, b in zip(model.get_weights(), copy.get_weights())]))
+        pairs = zip(model.get_weights(), copy.get_weights(), strict=True)
+        steps.append(np.concatenate([(before - after).ravel() for before, after in pairs]))
     assert 0 < np.linalg.norm(steps[0] - steps[1]) < 0.1 * np.linalg.norm(steps[0])
 
 
