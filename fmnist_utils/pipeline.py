@@ -38,7 +38,8 @@ def read_parameters(path):
     known = {name for notebook in NOTEBOOKS for name in declared(notebook)}
     if unknown := sorted(map(str, values.keys() - known)):
         raise ValueError(
-            f"{path}: no notebook has a parameter {', '.join(unknown)}. There are: {', '.join(sorted(known))}"
+            f"{path}: no notebook has a parameter {', '.join(unknown)}. {runs.removed_hint(unknown)}There are: "
+            + ", ".join(sorted(known))
         )
     return runs.check_parameters({"run_name": path.stem, **values})
 

@@ -39,6 +39,9 @@ DOWNSAMPLINGS = ("max", "average", "stride")
 POOLING_HEADS = ("average", "max", "flatten")
 
 
+REMOVED = {"skip_easy": "skip_easy is no parameter any more, since every epoch shows all images"}
+
+
 class RunError(RuntimeError):
     """A run folder is not in the state that was asked for; the message says what to do."""
 
@@ -126,6 +129,11 @@ def _hint(kind, value):
     if kind is list and isinstance(value, str):
         return f". papermill's -p gives text: write -y '{{NAME: {value}}}' or use a parameter file with -f"
     return ""
+
+
+def removed_hint(names):
+    """Return a sentence for each of the names that was a parameter in an earlier version, "" for none."""
+    return "".join(f"{REMOVED[name]}. " for name in names if name in REMOVED)
 
 
 def _check_combinations(params):
@@ -281,8 +289,8 @@ def _refuse_other_parameters(run):
                 if old.get(n) != run.params.get(n)
             ]
             raise RunError(
-                f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). Choose another run_name, "
-                f"or delete its folder {run.shown}."
+                f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). {removed_hint(old)}"
+                f"Choose another run_name, or delete its folder {run.shown}."
             )
 
 

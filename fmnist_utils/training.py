@@ -119,9 +119,9 @@ class Checkpoint(tf.keras.callbacks.Callback):
         logs |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": self.seconds}
         if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
             self.model.stop_training = True
-            if self._last_good:
-                self.model.set_weights(self._last_good)
-            print(f"the loss is not a number in epoch {epoch + 1}: training ends, with the weights of the epoch before")
+            kept = "with the weights of the epoch before" if self._last_good else "and there is no epoch before"
+            self.model.set_weights(self._last_good or self.model.get_weights())
+            print(f"the loss is not a number in epoch {epoch + 1}: training ends, {kept}. Try a smaller learning_rate.")
             return
         self._last_good = self.model.get_weights()
         history = {name: [*self.state["history"].get(name, []), float(value)] for name, value in logs.items()}

@@ -38,6 +38,7 @@ def test_run_name_defaults_to_the_file_name(tmp_path):
     ("text", "message"),
     [
         ("epoch: 5", "no notebook has a parameter epoch. There are: .*epochs"),
+        ("skip_easy: 0.6", "no notebook has a parameter skip_easy. .* every epoch shows all images. There are: "),
         ("learning_rate: 1e-3", r"learning_rate = '1e-3' \(str\).*write 1.0e-3"),
         ("epochs: 0", "epochs = 0 .*allowed is int, 1 to 10000"),
         ("run_name: ../outside", "run_name = '../outside'"),

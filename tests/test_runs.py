@@ -232,6 +232,12 @@ def test_the_stored_model_carries_weights_but_no_optimizer():
         assert "optimizer" not in file
 
 
+def test_a_run_of_a_version_with_another_parameter_is_refused_and_the_parameter_explained():
+    let_go(runs.start({**PARAMS, "skip_easy": 0.6}))
+    with pytest.raises(runs.RunError, match=r"skip_easy: 0\.6 there, None now\)\. skip_easy is no parameter any more"):
+        runs.start(PARAMS)
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_other_parameters_are_refused_with_what_changed_and_the_run_stays(complete):
     run = runs.start(PARAMS)
