@@ -118,7 +118,7 @@ MUTANTS = [
     ("dropout not seeded by the epoch", TRAINING, 'if hasattr(layer, "seed_generator"):', "if False:"),
     ("dropout's seed is that of every run", TRAINING, "SeedSequence([self.seed, epoch, i])", "SeedSequence([epoch, i])"),
     ("an epoch whose loss is not a number is kept", TRAINING, 'if not np.isfinite([logs["loss"], logs["val_loss"]]).all():', "if False:"),
-    ("the weights of an epoch whose loss is not a number stay", TRAINING, "            if self._last_good:\n", "            if False:\n"),
+    ("the weights of an epoch whose loss is not a number stay", TRAINING, "self._last_good or self.model.get_weights()", "self.model.get_weights()"),
     ("seconds with validation", TRAINING, '"seconds": self.seconds}', '"seconds": time.perf_counter() - self.start_time}'),
     ("the epoch after the kept one is told", TRAINING, 'columns["val_accuracy"][best_epoch - 1]', 'columns["val_accuracy"][best_epoch - 2]'),
     ("images a second of one epoch only", TRAINING, "images * epochs / seconds", "images / seconds"),
