@@ -136,6 +136,16 @@ def test_the_training_cell_seeds_before_it_builds():
     assert ast.unparse(ast.parse(fit.source).body[0]) == "tf.keras.utils.set_random_seed(seed)"
 
 
+def test_early_stopping_watches_the_validation_loss_and_restores_its_weights():
+    """In a run whose last epoch is the best in both losses, no number would tell."""
+    training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
+    (stop,) = [cell for cell in training.cells if cell.id == "stop"]
+    (call,) = [node for node in ast.walk(ast.parse(stop.source)) if isinstance(node, ast.Call)]
+    assert ast.unparse(call.args[0]) == "'val_loss'"
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert keywords == {"patience": "patience_used", "restore_best_weights": "early_stopping"}
+
+
 def test_only_what_training_prints_goes_uncompared():
     ignored = {
         c.id for path in PATHS + SOLUTIONS for c in tagged(nbformat.read(path, as_version=4), "nbval-ignore-output")
