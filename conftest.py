@@ -1,13 +1,30 @@
-"""For all tests, the notebooks' own under nbval too: no run of a user's is touched, and 04 judges the reference."""
+"""For all tests, the notebooks' own under nbval too: no run of a user's is touched, and 04 evaluates the reference.
+
+The caller's settings of colour, width and plotting would change outputs; they are set aside.
+"""
 
 import os
 import tempfile
 
+import pytest
+
 _folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-")
-os.environ["FMNIST_RUNS_DIR"] = _folder.name
-os.environ["FMNIST_DEFAULT_RUN"] = "reference"
-os.environ.pop("JPY_SESSION_NAME", None)
+os.environ |= {"FMNIST_RUNS_DIR": _folder.name, "FMNIST_DEFAULT_RUN": "reference", "COLUMNS": "80"}
+for _name in ("JPY_SESSION_NAME", "MPLBACKEND", "NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
+    os.environ.pop(_name, None)
+if not os.access(os.path.expanduser("~"), os.W_OK):  # Jupyter, IPython and matplotlib want to write there
+    os.environ["HOME"] = _folder.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Compare figures wherever pytest-mpl is installed, and keep the cells of a notebook in one process."""
+    if hasattr(config.option, "mpl"):
+        config.option.mpl = True
+    if getattr(config.option, "nbval", False) and getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadscope"
 
 
 def pytest_unconfigure():
+    """Remove the folder of the tests' runs."""
     _folder.cleanup()

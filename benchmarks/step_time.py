@@ -15,11 +15,8 @@ import subprocess
 import sys
 import time
 
-from fmnist_utils import pipeline, runs
+from fmnist_utils import runs
 
-NETWORK = (
-    "filters", "convs_per_block", "kernel_size", "dropout", "dense_units", "batch_norm", "pooling_head", "downsampling",
-)  # fmt: skip
 PRECISIONS = ("float32", "mixed_bfloat16")
 WARM_UP = 50  # steps
 
@@ -35,21 +32,10 @@ def compiled(params, steps, precision, old=False):
 
     steps: of an epoch. precision: see `training_copy`.
     """
-    from fmnist_utils import training
-    from fmnist_utils._tensorflow import tf
-    from fmnist_utils.model import build_model
+    from fmnist_utils._recipe import compiled_network
 
-    tf.keras.utils.set_random_seed(params["seed"])
-    tf.config.experimental.enable_op_determinism()
-    model = build_model(**{name: params[name] for name in NETWORK})
-    model = _old_copy(model, precision) if old else training.training_copy(model, precision)
-    rate = training.learning_rate_schedule(params["schedule"], params["learning_rate"], steps * params["epochs"])
-    optimizer = tf.keras.optimizers.Adam(rate, beta_2=0.99, weight_decay=params["weight_decay"] or None)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    loss = tf.keras.losses.CategoricalCrossentropy(label_smoothing=params["label_smoothing"])
-    together = 1 if old else training.steps_per_execution(steps)
-    model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=together)
-    return model
+    changes = {"copy": _old_copy, "steps_per_execution": 1} if old else {}
+    return compiled_network({**params, "precision": precision}, steps, **changes)
 
 
 def _old_copy(model, precision):
@@ -83,9 +69,10 @@ def run_steps(model, batches, steps):
 def measure(precision, steps, old):
     """Return the milliseconds of a step in this process, the mean of `steps` steps after a warm-up."""
     from fmnist_utils import data
+    from fmnist_utils._recipe import read_recipe
 
-    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
-    (x, y), _ = data.load_raw()
+    params = read_recipe(runs.ROOT / "params" / "quick.yaml")
+    (x, y), _ = data.load_data()
     batches = ready_batches(data.scale(x[: params["batch_size"]]), data.one_hot(y[: params["batch_size"]]))
     model = compiled(params, steps, precision, old)
     model.make_train_function()

@@ -1,1 +1,6 @@
-"""Helpers shared by the Fashion-MNIST notebooks: data, model, training, evaluation, plots, runs, pipeline."""
+"""Helpers shared by the Fashion-MNIST notebooks, on three floors.
+
+What the notebooks import: data, parameters, model, augmentation, training, runs, evaluation, comparison, plots, lesson,
+photo. Under it the machinery, in modules whose names begin with an underscore. Above it two headless tools, pipeline
+and sweep, which the notebooks never import.
+"""

@@ -19,12 +19,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stderr_set_aside():
+def capture_stderr():
     """Send file descriptor 2 to a temporary file; when the body raises, show what was written there."""
     sys.stderr.flush()
     keep = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         failed = True
         try:
             yield
@@ -33,8 +33,8 @@ def stderr_set_aside():
             os.dup2(keep, 2)
             os.close(keep)
             if failed:
-                aside.seek(0)
-                sys.stderr.write(aside.read().decode(errors="replace"))
+                captured.seek(0)
+                sys.stderr.write(captured.read().decode(errors="replace"))
 
 
 def thread_settings(threads):
@@ -46,14 +46,19 @@ def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}.items():
+    if os.environ.get(_name, _wanted).lower() not in (_wanted, "", "false"):
+        raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or {_wanted!r}")
 for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(_cores())}.items():
     os.environ.setdefault(_name, _value)
-with stderr_set_aside():
+with capture_stderr():
     import tensorflow as tf
 
     # some notices come only at the first touch: of the devices, of 16-bit numbers, and of a data set fed by Python
     tf.config.list_logical_devices()
     tf.cast([0.0], "bfloat16")
     list(tf.data.Dataset.from_generator(lambda: [0], output_signature=tf.TensorSpec((), tf.int32)))
+tf.keras.config.set_floatx("float32")  # a user's keras.json may say otherwise
+tf.keras.config.set_image_data_format("channels_last")
 
 __all__ = ["tf", "thread_settings"]

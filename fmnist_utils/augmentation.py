@@ -9,16 +9,31 @@ ERASE_AREA = (0.02, 0.4)  # share of the image
 ERASE_ASPECT = (0.3, 1 / 0.3)  # height / width
 
 
-def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment="none", max_shift=1, seed=0):
-    """Return the batches of the epochs from `initial_epoch` on, one after the other, as a tf.data.Dataset.
-
-    x: (n, 28, 28, 1) float32 in [0, 1]; y: (n, 10) one-hot. augment: "none", "flip", "flip_shift" or
-    "flip_shift_erase", see `augment_batch`. max_shift: pixels. Yields (batch, 28, 28, 1) float32 and (batch, 10).
+def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=(), max_shift=1, seed=0):
+    """Make the batches of the epochs from `initial_epoch` on, one after the other.
 
     Order and augmentation come from (seed, epoch, batch) alone, so a training that goes on after an interruption
-    sees what it would have seen. An image is flipped in every other epoch, which shows it both ways more evenly than
-    a coin does (alternating flip: Jordan 2024, arXiv:2404.00498).
+    sees what it would have seen.
+
+    Args:
+        x: (n, 28, 28, 1) float32 in [0, 1].
+        y: (n, 10) one-hot.
+        batch_size (int): Images a batch; the last one of an epoch may be smaller.
+        epochs (int): The number of the last epoch.
+        initial_epoch (int): How many epochs are done already.
+        augment (sequence of str): Names from `AUGMENTATIONS`, applied in this order.
+        max_shift (int): Pixels, see `random_translation`.
+        seed (int): Of order and augmentation.
+
+    Returns:
+        tf.data.Dataset: Pairs of images (batch, 28, 28, 1) float32 and labels (batch, 10).
+
+    Raises:
+        ValueError: An augmentation is unknown.
     """
+    if isinstance(augment, str) or set(augment) - set(AUGMENTATIONS):
+        known = ", ".join(AUGMENTATIONS)
+        raise ValueError(f"augment = {augment!r}: allowed is a list of some of {known}; [] for none")
     x, y = tf.constant(x), tf.constant(y)
     key = tf.constant([seed, 0])
     first_flips = tf.random.stateless_uniform([len(x)], tf.random.experimental.stateless_fold_in(key, -1)) < 0.5
@@ -43,21 +58,36 @@ def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment="n
 
 
 def augment_batch(x, augment, flip_mask, key, max_shift=1):
-    """Return a batch of images flipped, shifted and erased as `augment` says.
+    """Augment one batch of images.
 
-    x: (n, 28, 28, 1) float32. flip_mask: (n,) bool, the images to mirror left to right. key: (2,) integers, the seed.
-    "shift" moves each image by up to `max_shift` pixels each way, zeros come in; "erase" is `random_erasing`.
+    Args:
+        x: (n, 28, 28, 1) float32.
+        augment (sequence of str): Names from `AUGMENTATIONS`.
+        flip_mask: (n,) bool, the images that "flip" mirrors.
+        key: (2,) whole numbers, the seed of the random changes.
+        max_shift (int): Pixels, for "shift".
+
+    Returns:
+        (n, 28, 28, 1) float32.
     """
-    shift_key, erase_key = tf.unstack(tf.random.experimental.stateless_split(key, 2))
-    if "flip" in augment:
-        x = tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x)
-    if "shift" in augment:
-        x = random_translation(x, shift_key, max_shift)
-    return random_erasing(x, erase_key) if "erase" in augment else x
+    keys = tf.unstack(tf.random.experimental.stateless_split(key, len(AUGMENTATIONS)))
+    key_of = dict(zip(AUGMENTATIONS, keys, strict=True))
+    for name in augment:
+        x = AUGMENTATIONS[name](x, key_of[name], flip_mask, max_shift)
+    return x
+
+
+def alternating_flip(x, flip_mask):
+    """Mirror the images of `flip_mask` left to right.
+
+    The mask changes sides with every epoch, which shows an image both ways more evenly than a coin does (alternating
+    flip: Jordan 2024, arXiv:2404.00498).
+    """
+    return tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x)
 
 
 def random_translation(x, key, max_shift):
-    """Return the images (n, h, w, 1), each moved by -max_shift to max_shift pixels down and right; zeros come in."""
+    """Move each image (n, h, w, 1) by −max_shift to max_shift pixels down and right; zeros come in."""
     n, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
     top, left = tf.unstack(tf.random.stateless_uniform([2, n, 1], key, 0, 2 * max_shift + 1, tf.int32))
     padded = tf.pad(x, [[0, 0], [max_shift, max_shift], [max_shift, max_shift], [0, 0]])
@@ -66,7 +96,7 @@ def random_translation(x, key, max_shift):
 
 
 def random_erasing(x, key):
-    """Return the images (n, h, w, 1) in [0, 1], half of them with a rectangle of random pixels.
+    """Replace a rectangle by random pixels, in half of the images (n, h, w, 1) in [0, 1].
 
     The rectangle takes 2 to 40 % of the area, its height 0.3 to 3.3 times its width (Zhong et al. 2017,
     arXiv:1708.04896); one too long for the image is cut to its side, where the authors draw another.
@@ -85,3 +115,10 @@ def random_erasing(x, key):
     inside_columns = (columns >= left) & (columns < left + wide)
     inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
     return tf.where(inside, tf.random.stateless_uniform(tf.shape(x), noise_key), x)
+
+
+AUGMENTATIONS = {  # a new one comes last: each name has its own random numbers, by its place
+    "shift": lambda x, key, flip_mask, max_shift: random_translation(x, key, max_shift),
+    "erase": lambda x, key, flip_mask, max_shift: random_erasing(x, key),
+    "flip": lambda x, key, flip_mask, max_shift: alternating_flip(x, flip_mask),
+}

@@ -5,82 +5,96 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import binomtest, t
 
 from fmnist_utils import runs
+from fmnist_utils._files import UTF8, RunError, atomic_write, read_yaml, run_file_errors, write_npz
+from fmnist_utils.parameters import PARAMETERS
 
-TABLE, PREDICTIONS = "runs.csv", "predictions.npz"  # a folder of runs packed into two small files
-BASE = "base"  # the setting that the others depart from
+TABLE, PREDICTIONS = "runs.csv", "predictions.npz"  # a folder of runs, exported as two small files
+BASE = "base"  # the configuration from which the others depart
 
 
-def read_runs(folder):
-    """Return a frame, a row a complete run, by the run folder's name: parameters, metrics, cpu, threads and setting.
+def read_runs(folder) -> pd.DataFrame:
+    """Read a folder of runs as one frame, a row a complete run.
 
-    folder: path of a folder of run folders, or of the two files that `pack` wrote. setting tells in words what sets
-    the run apart, seeds aside: the parameters that are not at their most frequent value; BASE where all are. A
-    parameter without one most frequent value is always told. Of runs with the same parameters and seed, as from two
-    versions of the code, the newest counts. Raises RunError when no complete run is there.
+    Of runs with the same parameters and seed, as from two versions of the code, the newest counts.
+
+    Args:
+        folder (str or Path): A folder of run folders, or of the two files that `export_runs` wrote.
+
+    Returns:
+        Indexed by the run's name: its parameters and metrics, cpu, threads, and configuration: in words, the
+        parameters that are not at their most frequent value (a parameter without one always), seeds aside; `BASE` where
+        all are.
+
+    Raises:
+        RunError: No complete run is there.
     """
     folder = Path(folder)
     if (folder / TABLE).is_file():
-        table = pd.read_csv(folder / TABLE, dtype={"run": str}, index_col="run")
+        table = pd.read_csv(folder / TABLE, dtype={"run": str}, index_col="run", encoding=UTF8)
     else:
         newest_last = sorted(folder.glob(f"[!.]*/{runs.METRICS}"), key=lambda path: path.stat().st_mtime)
         rows = {path.parent.name: _row(path.parent) for path in newest_last}
         if not rows:
-            raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
+            raise RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-        asked = [name for name in table if name in runs.RULES and name != "run_name"]
-        table = table.drop_duplicates(asked, keep="last").sort_index()
-    usual = _usual(table)
-    apart = [
-        ", ".join(f"{name} = {_shown(row[name])}" for name in varied(table) if row[name] != usual[name]) or BASE
+        parameters = [name for name in table if name in PARAMETERS and name != "run_name"]
+        table = table.drop_duplicates(parameters, keep="last").sort_index()
+    modes, varying = _modal_values(table), varying_parameters(table)
+    configurations = [
+        ", ".join(f"{name} = {_format(row[name])}" for name in varying if row[name] != modes[name]) or BASE
         for _, row in table.iterrows()
     ]
-    return table.assign(setting=apart)
+    return table.assign(configuration=configurations)
 
 
 def _row(folder):
-    with runs.reading(folder / runs.PARAMS):
-        params = dict(yaml.safe_load((folder / runs.PARAMS).read_text()))
+    with run_file_errors(folder / runs.PARAMS):
+        params = dict(read_yaml(folder / runs.PARAMS))
     run = runs.Run(folder, params)
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
-    params = {name: str(value) if isinstance(value, list) else value for name, value in params.items()}
+    params = {name: _format(value) if isinstance(value, list) else value for name, value in params.items()}
     return {**params, **metrics, "cpu": machine["cpu"], "threads": machine["threads"]}
 
 
-def varied(table):
-    """Return the names of the parameters that differ between the runs of `table`; run_name and seed do not count."""
-    names = [name for name in table if name in runs.RULES and name not in ("run_name", "seed")]
+def varying_parameters(table: pd.DataFrame) -> list[str]:
+    """Return the parameters that differ between the runs of `table`; run_name and seed do not count."""
+    names = [name for name in table if name in PARAMETERS and name not in ("run_name", "seed")]
     return [name for name in names if len(table[name].unique()) > 1]
 
 
-def _usual(table):
-    """Return {varied parameter: its most frequent value, None when two are as frequent}."""
-    modes = {name: table[name].mode() for name in varied(table)}
+def _modal_values(table):
+    """Return {varying parameter: its most frequent value, None when two are as frequent}."""
+    modes = {name: table[name].mode() for name in varying_parameters(table)}
     return {name: mode[0] if len(mode) == 1 else None for name, mode in modes.items()}
 
 
-def _shown(value):
+def _format(value):
+    if isinstance(value, list):
+        return "-".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def effect_of(table, name):
-    """Return the rows of `table` that show what the parameter `name` does: all other parameters at their usual value.
+def one_factor_slice(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the runs that show what the parameter `name` does: all other parameters at their most frequent value.
 
-    Where that leaves one value of `name` only, as in a full or a random grid, these are all rows.
+    Where that leaves one value of `name` only, as in a full or a random grid, these are all runs.
     """
-    others = {other: value for other, value in _usual(table).items() if other != name and value is not None}
+    others = {other: value for other, value in _modal_values(table).items() if other != name and value is not None}
     rows = table[np.all([table[other] == value for other, value in others.items()] or [table[name].notna()], axis=0)]
     return rows if len(rows[name].unique()) > 1 else table
 
 
-def mean_interval(values):
-    """Return (mean, standard deviation, low, high) of a sample, with Student's 95 % interval of the mean.
+def t_confidence_interval(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Return mean, standard deviation, and the 95 % confidence interval of the mean by Student's t distribution.
 
-    values: (n,), say the accuracies of n seeds. Deviation and interval are nan for n = 1. The interval takes the values
-    for independent and roughly normal.
+    Args:
+        values: (n,), say the accuracies of n seeds; taken for independent and roughly normal.
+
+    Returns:
+        mean, std, low, high; all but the mean are nan for n = 1.
     """
     values = np.asarray(values, dtype=float)
     mean, n = values.mean(), len(values)
@@ -91,39 +105,54 @@ def mean_interval(values):
     return mean, std, mean - half, mean + half
 
 
-def leaderboard(table, metric="val_accuracy"):
-    """Return a frame, a row a setting, the best mean first: runs, mean, std, low, high, seconds (median training)."""
-    rows = {}
-    for setting, group in table.groupby("setting"):
-        numbers = dict(zip(("mean", "std", "low", "high"), mean_interval(group[metric]), strict=True))
-        rows[setting] = {"runs": len(group), **numbers, "seconds": group["train_seconds"].median()}
-    board = pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+def _statistics(values):
+    return dict(zip(("mean", "std", "low", "high"), t_confidence_interval(values), strict=True))
+
+
+def leaderboard(table: pd.DataFrame, metric: str = "val_accuracy") -> pd.DataFrame:
+    """Rank the configurations by the mean of a metric over their seeds, the best first.
+
+    Returns:
+        A row a configuration: runs, mean, std, low, high (see `t_confidence_interval`), seconds (median training).
+    """
+    rows = {
+        name: {"runs": len(group), **_statistics(group[metric]), "seconds": group["train_seconds"].median()}
+        for name, group in table.groupby("configuration")
+    }
+    board = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
     return board.sort_values("mean", ascending=False)
 
 
-def differences(table, baseline, metric="val_accuracy"):
-    """Compare every setting with one of them, seed by seed: what is gained or lost, and how sure that is.
+def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_accuracy") -> pd.DataFrame:
+    """Compare every configuration with one of them, seed by seed.
 
-    Returns a frame, a row a setting but the baseline, the lowest mean first: seeds that both have, mean difference of
-    the metric, std, low, high (see `mean_interval`). Pairing by seed takes out what both owe to the same start.
-    Raises ValueError when no run has the baseline's setting.
+    Args:
+        table: From `read_runs`.
+        baseline: The configuration to compare with.
+        metric: A column.
+
+    Returns:
+        A row a configuration but the baseline, the lowest mean first: seeds that both have, mean difference of the
+        metric, std, low, high (see `t_confidence_interval`).
+
+    Raises:
+        ValueError: No run has the baseline's configuration.
     """
-    if baseline not in set(table["setting"]):
-        known = "; ".join(sorted(table["setting"].unique()))
-        raise ValueError(f"baseline = {baseline!r}: no run has that setting. There are: {known}")
-    by_seed = table.pivot_table(index="seed", columns="setting", values=metric)
+    if baseline not in set(table["configuration"]):
+        known = "; ".join(sorted(table["configuration"].unique()))
+        raise ValueError(f"baseline = {baseline!r}: no run has that configuration. There are: {known}")
+    by_seed = table.pivot_table(index="seed", columns="configuration", values=metric)
     rows = {}
-    for setting in by_seed.columns.drop(baseline):
-        paired = (by_seed[setting] - by_seed[baseline]).dropna()
-        if len(paired):
-            numbers = dict(zip(("mean", "std", "low", "high"), mean_interval(paired), strict=True))
-            rows[setting] = {"seeds": len(paired), **numbers}
+    for configuration in by_seed.columns.drop(baseline):
+        differences = (by_seed[configuration] - by_seed[baseline]).dropna()
+        if len(differences):
+            rows[configuration] = {"seeds": len(differences), **_statistics(differences)}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "mean", "std", "low", "high"])
-    return frame.rename_axis("setting").sort_values("mean")
+    return frame.rename_axis("configuration").sort_values("mean")
 
 
-def on_pareto_front(seconds, accuracy):
-    """Tell for each point whether no other is at least as fast and as accurate, and better in one. (n,) bool."""
+def pareto_mask(seconds: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Tell for each point, (n,) bool, whether no other is at least as fast and as accurate, and better in one."""
     seconds, accuracy = np.asarray(seconds), np.asarray(accuracy)
     no_worse = (seconds[:, None] <= seconds) & (accuracy[:, None] >= accuracy)
     better = (seconds[:, None] < seconds) | (accuracy[:, None] > accuracy)
@@ -133,60 +162,81 @@ def on_pareto_front(seconds, accuracy):
 # ---------------------------------------------------------------------------------------------- image by image
 
 
-def read_correct(folder, names, images="validation"):
-    """Return a bool frame, a row an image, a column a run of `names`: was the image answered correctly?
+def load_correctness(folder, names: list[str], images: str = "validation") -> pd.DataFrame:
+    """Tell for each image and run whether the prediction was correct.
 
-    images: "validation"; or "test", for which 04 must have judged each of the runs. Raises RunError when a run has no
-    such predictions, or when two runs were judged on different images.
+    Args:
+        folder (str or Path): As for `read_runs`.
+        names: The runs.
+        images: "validation"; or "test", for which 04 must have evaluated each of the runs.
+
+    Returns:
+        bool, a row an image, a column a run.
+
+    Raises:
+        RunError: A run has no such predictions, or two runs were evaluated on different images.
     """
-    folder, correct, asked = Path(folder), {}, None
+    folder, correct, known_index = Path(folder), {}, None
     for name in names:
-        index, label, guess = _predictions(folder, name, images)
-        if asked is not None and not np.array_equal(index, asked):
-            raise runs.RunError(
-                f"the runs {', '.join(names)} were judged on different images: compare runs of one split_seed and one "
-                "validation_fraction."
+        index, label, y_pred = _predictions(folder, name, images)
+        if known_index is not None and not np.array_equal(index, known_index):
+            raise RunError(
+                f"the runs {', '.join(names)} were evaluated on different images: compare runs of one split_seed and "
+                "one validation_fraction."
             )
-        correct[name], asked = guess == label, index
-    return pd.DataFrame(correct, index=pd.Index(asked, name="image"))
+        correct[name], known_index = y_pred == label, index
+    return pd.DataFrame(correct, index=pd.Index(known_index, name="image"))
 
 
 def _predictions(folder, name, images):
-    """Return what one run was asked and answered: image numbers, true classes and predicted classes, (n,) each."""
-    packed, path = folder / PREDICTIONS, folder / name / (runs.VALIDATION if images == "validation" else runs.TEST)
-    if packed.is_file() and images == "validation":
-        with np.load(packed) as file:
-            if name in file:
-                return file["index"], file["label"], file[name]
+    """Return image numbers, true classes and predicted classes of one run, (n,) each."""
+    exported, path = folder / PREDICTIONS, folder / name / (runs.VALIDATION if images == "validation" else runs.TEST)
+    if exported.is_file() and images == "validation":
+        with np.load(exported) as arrays:
+            if name in arrays:
+                return arrays["index"], arrays["label"], arrays[name]
     elif path.is_file():
-        with runs.reading(path), np.load(path) as file:
-            label = file["label"]
-            index = file["index"] if "index" in file else np.arange(len(label))
-            return index, label, file["probability"].argmax(axis=1)
-    if images == "test" and not packed.is_file():
-        raise runs.RunError(
-            f"the run {name} was not judged on the test images. Judge it with\n  papermill notebooks/"
+        index, label, y_prob = runs.read_predictions(runs.Run(folder / name, {}), path.name)
+        return index, label, y_prob.argmax(axis=1)
+    if images == "test" and not exported.is_file():
+        raise RunError(
+            f"the run {name} was not evaluated on the test images. Evaluate it with\n  papermill notebooks/"
             f"04_evaluation_and_visualization.ipynb out.ipynb -p run_name {name} -p runs_dir {folder}"
         )
-    raise runs.RunError(f"there are no {images} predictions of a run {name} in {folder}")
+    raise RunError(f"there are no {images} predictions of a run {name} in {folder}")
 
 
-def mcnemar(correct_a, correct_b):
-    """Test whether two networks are right equally often; return (images only a has right, only b, p-value).
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
+    """Test whether two networks are correct equally often on the same images.
 
-    correct_a, correct_b: (n,) bool, answers to the same images. The exact test (McNemar 1947, doi:10.1007/BF02295996):
-    images on which both are right or both wrong say nothing, and of the others each should have half.
+    The exact test (McNemar 1947, doi:10.1007/BF02295996): images on which both are right or both wrong say nothing, and
+    of the others each network should have half.
+
+    Args:
+        correct_a: (n,) bool, network a on each image.
+        correct_b: (n,) bool, network b on the same images.
+
+    Returns:
+        images that only a has right, images that only b has right, p-value.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     p = binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     return only_a, only_b, float(p)
 
 
-def paired_bootstrap(correct_a, correct_b, samples=10_000, seed=0):
-    """Return the 95 % interval (low, high) of accuracy a minus accuracy b, had other images been drawn.
+def paired_bootstrap(
+    correct_a: np.ndarray, correct_b: np.ndarray, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % confidence interval (low, high) of accuracy a minus accuracy b over the draw of images.
 
-    Draws as many images again with replacement, both answers to an image together (Efron 1979,
-    doi:10.1214/aos/1176344552). An image counts +1, -1 or 0, so drawing images is drawing three counts.
+    Draws as many images again with replacement, both predictions of an image together (Efron 1979,
+    doi:10.1214/aos/1176344552). An image counts +1, −1 or 0, so drawing images is drawing three counts.
+
+    Args:
+        correct_a: (n,) bool, network a on each image.
+        correct_b: (n,) bool, network b on the same images.
+        samples: Draws.
+        seed: Of the draws.
     """
     n = len(correct_a)
     only_a, only_b, _ = mcnemar(correct_a, correct_b)
@@ -199,27 +249,28 @@ def paired_bootstrap(correct_a, correct_b, samples=10_000, seed=0):
 # ---------------------------------------------------------------------------------------------- two small files
 
 
-def pack(folder, target):
+def export_runs(folder, target):
     """Write the runs of `folder` as runs.csv and predictions.npz (validation) into `target`, to keep or to send.
 
-    Raises RunError when there is no complete run, or when the runs were judged on different images.
+    Raises:
+        RunError: There is no complete run, or the runs were evaluated on different images.
     """
     folder, target = Path(folder), Path(target)
-    table = read_runs(folder).drop(columns="setting")
-    read_correct(folder, table.index)  # refuses runs of different images
-    answers = {name: _predictions(folder, name, "validation") for name in table.index}
-    index, label, _ = next(iter(answers.values()))
+    table = read_runs(folder).drop(columns="configuration")
+    load_correctness(folder, table.index)  # refuses runs of different images
+    predictions = {name: _predictions(folder, name, "validation") for name in table.index}
+    index, label, _ = next(iter(predictions.values()))
     target.mkdir(parents=True, exist_ok=True)
-    guesses = {name: guess.astype(np.uint8) for name, (_, _, guess) in answers.items()}
-    runs.write_npz(target / PREDICTIONS, index=index.astype(np.int32), label=label.astype(np.uint8), **guesses)
-    with runs.written_whole(target / TABLE) as temporary:
-        table.to_csv(temporary)
+    y_pred = {name: classes.astype(np.uint8) for name, (_, _, classes) in predictions.items()}
+    write_npz(target / PREDICTIONS, index=index.astype(np.int32), label=label.astype(np.uint8), **y_pred)
+    with atomic_write(target / TABLE) as temporary:
+        table.to_csv(temporary, encoding=UTF8)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m fmnist_utils.comparison FOLDER TARGET")
     try:
-        pack(*sys.argv[1:])
-    except runs.RunError as error:
+        export_runs(*sys.argv[1:])
+    except RunError as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""Judging a trained network: load it safely, predict, and count with scikit-learn."""
+"""Evaluating a trained network: load it safely, predict, and count with scikit-learn."""
 
 from pathlib import Path
 
@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn import metrics
 
-from fmnist_utils._tensorflow import stderr_set_aside, tf
+from fmnist_utils._tensorflow import capture_stderr, tf
 from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
 
 CLASSES = range(len(CLASS_NAMES))
+SMALLEST_PROBABILITY = 1e-12  # in place of 0, whose logarithm is no number
 
 
 class ModelFileError(RuntimeError):
@@ -19,16 +20,22 @@ class ModelFileError(RuntimeError):
 
 
 def load_model(path):
-    """Load a model.keras that a run wrote, compiled for `evaluate` with categorical cross-entropy and accuracy.
+    """Load a model.keras that a run wrote; nothing in the file is executed (Keras's safe_mode).
 
-    Nothing in the file is executed (Keras's safe_mode) and only built-in layers are accepted. Raises ModelFileError
-    when the file is missing, damaged, or not a classifier of (n, 28, 28, 1) images into 10 classes.
+    Args:
+        path (str or Path): The file.
+
+    Returns:
+        keras.Model: Compiled for `evaluate` with categorical cross-entropy and accuracy.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path.name} in {path.parent}. Train the run first.")
     try:
-        with stderr_set_aside():
+        with capture_stderr():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a broken or foreign file makes Keras, zip or HDF5 raise
         reason = " ".join(str(error).split())[:200]
@@ -46,113 +53,132 @@ def load_model(path):
     return model
 
 
-def predict(model, x):
+def predict(model, x: np.ndarray) -> np.ndarray:
     """Return the model's probabilities, (n, 10) float32, for x: (n, 28, 28, 1) float32 in [0, 1]."""
     return model.predict(x, batch_size=1000, verbose=0)
 
 
-def wilson_interval(correct, n):
-    """Return the 95 % interval (low, high) of a share of `correct` out of `n`.
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval (low, high) of a proportion, `correct` out of `n`.
 
-    The Wilson score interval (Wilson 1927, doi:10.2307/2276774), by scipy.stats.binomtest. It tells how far the share
-    could be off because only n images were asked; it does not cover how training varies from seed to seed.
+    The Wilson score interval (Wilson 1927, doi:10.2307/2276774), by scipy.stats.binomtest. It covers that only n
+    images were drawn; it does not cover how training varies from seed to seed.
     """
     interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def summarize(y, y_prob):
-    """Judge predictions on test images.
+def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
+    """Summarise predictions of test images for a run's test_metrics.json.
 
-    y: (n,) true classes. y_prob: (n, 10) probabilities. Returns a dict of JSON values: test_accuracy with its 95 %
-    Wilson interval, test_loss (mean negative log probability of the true class), and precision, recall and F1 by class.
+    Args:
+        y: (n,) true classes.
+        y_prob: (n, 10) probabilities.
+
+    Returns:
+        JSON values: test_accuracy with its 95 % Wilson interval, test_loss (mean negative log probability of the true
+        class), and precision, recall and F1 by class.
     """
     y_pred = y_prob.argmax(axis=1)
     low, high = wilson_interval((y_pred == y).sum(), len(y))
     exact = y_prob.astype("float64")  # float32 rows add up to 1 only within rounding, and scikit-learn warns
     return {
-        "test_accuracy": float(accuracy_score(y, y_pred)),
+        "test_accuracy": float(metrics.accuracy_score(y, y_pred)),
         "test_accuracy_low": low,
         "test_accuracy_high": high,
-        "test_loss": float(log_loss(y, exact / exact.sum(axis=1, keepdims=True), labels=list(CLASSES))),
+        "test_loss": float(metrics.log_loss(y, exact / exact.sum(axis=1, keepdims=True), labels=list(CLASSES))),
         "test_images": len(y),
-        "classes": per_class(y, y_pred).round(6).to_dict(orient="index"),
+        "classes": per_class_scores(y, y_pred).round(6).to_dict(orient="index"),
     }
 
 
-def per_class(y, y_pred):
-    """Return a frame, a row a class in the data set's order: precision, recall, f1, images.
+test_summary.__test__ = False  # or pytest would take it for a test where it is imported by name
 
-    y, y_pred: (n,) true and predicted classes. A class that was never predicted has precision 0.
+
+def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
+    """Return precision, recall, f1 and images of each class, a row a class in the data set's order.
+
+    Args:
+        y: (n,) true classes.
+        y_pred: (n,) predicted classes. A class that was never predicted has precision 0.
     """
-    precision, recall, f1, images = precision_recall_fscore_support(y, y_pred, labels=CLASSES, zero_division=0)
-    columns = {"precision": precision, "recall": recall, "f1": f1, "images": images}
+    scores = metrics.precision_recall_fscore_support(y, y_pred, labels=CLASSES, zero_division=0)
+    columns = dict(zip(("precision", "recall", "f1", "images"), scores, strict=True))
     return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
 
 
-def confusion(y, y_pred):
+def confusion_matrix(y: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     """Return the confusion matrix, (10, 10) int: row the true class, column the predicted one."""
-    return confusion_matrix(y, y_pred, labels=CLASSES)
+    return metrics.confusion_matrix(y, y_pred, labels=CLASSES)
 
 
-def most_confused(matrix, count=5):
-    """Return a frame of the `count` most frequent mistakes: true class, taken for, images, share of the true class.
+def most_confused(matrix: np.ndarray, count: int = 5) -> pd.DataFrame:
+    """Return the most frequent mistakes of a confusion matrix, the most frequent first.
 
-    matrix: (10, 10) confusion matrix, rows true. Mistakes that never happened are left out.
+    Args:
+        matrix: (10, 10), rows true.
+        count: How many; mistakes that never happened are left out.
+
+    Returns:
+        A row a mistake: true class, predicted as, images, share of the true class.
     """
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     rows = [
-        (
-            CLASS_NAMES[true],
-            CLASS_NAMES[taken],
-            int(wrong[true, taken]),
-            wrong[true, taken] / matrix[true].sum(),
-        )
-        for true, taken in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[true, taken]
+        (CLASS_NAMES[true], CLASS_NAMES[pred], int(wrong[true, pred]), wrong[true, pred] / matrix[true].sum())
+        for true, pred in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[true, pred]
     ]
-    return pd.DataFrame(rows, columns=["true class", "taken for", "images", "share of the class"])
+    return pd.DataFrame(rows, columns=["true class", "predicted as", "images", "share of the class"])
 
 
-def calibration(y, y_prob, bins=10):
-    """Compare how sure the answers are with how often they are right, in bins of equal width.
+def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Compare confidence with accuracy, in bins of equal width.
 
-    y: (n,) true classes. y_prob: (n, k) probabilities. Returns a frame, a row a bin that holds images, indexed by the
-    bin's lower edge: confidence (mean of the highest probability), accuracy, images.
+    Args:
+        y: (n,) true classes.
+        y_prob: (n, k) probabilities.
+        bins: Their number.
+
+    Returns:
+        A row a bin that holds images, indexed by its lower edge: confidence (mean of the highest probability),
+        accuracy, images.
     """
-    sure, right = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
-    bin_of = np.minimum((sure * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
-    frame = pd.DataFrame({"confidence": sure, "accuracy": right, "images": 1})
+    confidence, correct = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
+    frame = pd.DataFrame({"confidence": confidence, "accuracy": correct, "images": 1})
     return frame.groupby(pd.Index(bin_of / bins, name="from")).agg(
         confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("images", "sum")
     )
 
 
-def expected_calibration_error(table):
-    """Return the mean distance of confidence and accuracy, 0..1, each bin with the share of its images.
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Return the mean distance of confidence and accuracy, 0 to 1, each bin weighted by its images.
 
-    table: frame from `calibration`. After Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
+    Args:
+        table: From `calibration_table`. After Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
     """
     distance = (table["confidence"] - table["accuracy"]).abs()
     return float((distance * table["images"]).sum() / table["images"].sum())
 
 
-def with_temperature(y_prob, temperature):
-    """Return softmax(log(y_prob) / temperature), (n, k): below 1 surer, above 1 less sure, the answers unchanged."""
-    scores = np.log(np.maximum(y_prob.astype("float64"), 1e-12)) / temperature
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
+def apply_temperature(y_prob: np.ndarray, temperature: float) -> np.ndarray:
+    """Return softmax(log(y_prob) / temperature), (n, k): sharper below 1, flatter above; the predicted class stays."""
+    logits = np.log(np.maximum(y_prob.astype("float64"), SMALLEST_PROBABILITY)) / temperature
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def fit_temperature(y, y_prob):
-    """Return the temperature, 0.05 to 20, of the lowest mean −log probability of the true class.
+def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
+    """Find the temperature, 0.05 to 20, of the lowest mean negative log probability of the true class.
 
-    y: (n,) true classes of images that did not train. y_prob: (n, k) probabilities. Guo et al. 2017, arXiv:1706.04599.
+    Args:
+        y: (n,) true classes of images that were not trained on.
+        y_prob: (n, k) probabilities. After Guo et al. 2017, arXiv:1706.04599.
     """
 
     def loss(logarithm):
-        true = with_temperature(y_prob, np.exp(logarithm))[np.arange(len(y)), y]
-        return -np.log(np.maximum(true, 1e-12)).mean()
+        true = apply_temperature(y_prob, np.exp(logarithm))[np.arange(len(y)), y]
+        return -np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))

@@ -1,59 +1,77 @@
-"""Check a learner's guess, or the answer to an exercise, without giving the right one away."""
+"""Check a learner's guess, or the answer to an exercise, without giving the right one away.
+
+answers.yaml, beside this file, holds the questions: the choices, and a digest in place of the right answer.
+`python -m fmnist_utils.lesson QUESTION ANSWER` prints the digest of a new one.
+"""
 
 import hashlib
 import sys
+from pathlib import Path
 
 import numpy as np
 
+from fmnist_utils._files import read_yaml
 
-def digest(question, answer):
-    """Return what stands in a notebook in place of an answer.
+ANSWERS = Path(__file__).with_name("answers.yaml")
 
-    question: str. answer: a text, a number, or several in a list, whose order does not count; nor do case and spaces.
+
+def digest(question: str, answer) -> str:
+    """Return what stands in answers.yaml in place of an answer.
+
+    Args:
+        question: Its name, say "duplicates".
+        answer: A text, a number, or several in a list, whose order does not count; nor do case and spaces.
     """
-    return hashlib.sha256(f"{question}: {_plain(answer)}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{question}: {_normalise(answer)}".encode()).hexdigest()[:12]
 
 
-def self_check(question, guess, options, right):
+def self_check(question: str, guess: str):
     """Say whether a guess is right, before the cell that shows it.
 
-    question: its name, say "duplicates". guess: what the learner chose; "" for nothing yet. options: the answers to
-    choose from. right: the digest of the right one, from `python -m fmnist_utils.lesson QUESTION ANSWER`.
+    Args:
+        question: Its name in answers.yaml.
+        guess: What the learner chose; "" for nothing yet, which prints the choices.
     """
-    choice = ", ".join(options)
-    if not _plain(guess):
-        print(f"No guess yet. Choose one of: {choice}.")
-    elif _plain(guess) not in map(_plain, options):
-        print(f"{guess!r} is none of the answers to choose from: {choice}.")
-    elif digest(question, guess) == right:
+    known = read_yaml(ANSWERS)["self_checks"][question]
+    choices = ", ".join(known["choices"])
+    if not _normalise(guess):
+        print(f"No guess yet. Choose one of: {choices}.")
+    elif _normalise(guess) not in map(_normalise, known["choices"]):
+        print(f"{guess!r} is none of the answers to choose from: {choices}.")
+    elif digest(question, guess) == known["digest"]:
         print("Right. Say why, then run on and see.")
     else:
         print("Not so. Think again, or run on and see.")
 
 
-def solved(question, answer, right, digits=None):
-    """Print "right" when the answer to an exercise is, else raise AssertionError.
+def check_answer(question: str, answer):
+    """Print "right" when the answer to an exercise is.
 
-    question, right: as for `self_check`. answer: see `digest`; `...` where nothing was written. digits: of a float,
-    the decimal places that count.
+    Args:
+        question: Its name in answers.yaml, where `decimals` says how many of a number's count.
+        answer: See `digest`; `...` where nothing was written.
+
+    Raises:
+        AssertionError: The answer is missing or wrong.
     """
+    known = read_yaml(ANSWERS)["exercises"][question]
     answer = answer.tolist() if isinstance(answer, np.generic | np.ndarray) else answer
     if answer in (..., None) or (isinstance(answer, list | tuple) and ... in answer):
         raise AssertionError("write your answer above and run its cell first")
     given = int(answer) if isinstance(answer, float) and answer == int(answer) else answer
-    if digits is not None:
+    if "decimals" in known:
         try:
-            given = f"{float(answer):.{digits}f}"
+            given = f"{float(answer):.{known['decimals']}f}"
         except (TypeError, ValueError) as error:
             raise AssertionError(f"{answer!r} is no number") from error
-    if digest(question, given) != right:
+    if digest(question, given) != known["digest"]:
         raise AssertionError(f"{given} is not it")
     print("right")
 
 
-def _plain(answer):
+def _normalise(answer):
     if isinstance(answer, list | tuple | set):
-        return " and ".join(sorted(map(_plain, answer)))
+        return " and ".join(sorted(map(_normalise, answer)))
     return " ".join(str(answer).lower().split())
 
 

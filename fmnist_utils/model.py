@@ -22,19 +22,29 @@ def build_model(
     pooling_head="average",
     downsampling="max",
 ):
-    """Build the convolutional network, not yet compiled. Each argument is a part that can be taken away.
+    """Build the convolutional network. Each argument is a part that can be taken away.
 
-    filters: feature maps of each block, a block per entry. convs_per_block: its number of convolutions. kernel_size:
-    pixels. dropout: share of feature maps that each block drops while training, 0 for no dropout layer. dense_units:
-    width of the hidden fully connected layer, 0 for none. batch_norm: with or without. pooling_head: "average"
-    (global average pooling), "max" (global max pooling) or "flatten". downsampling: how each block halves height and
-    width: "max" or "average" (pooling, 2 × 2), or "stride" (its first convolution takes every other pixel). Takes
-    (n, 28, 28, 1) float32 in [0, 1], gives
-    (n, 10) probabilities. Raises ValueError for lists of unequal length, an unknown pooling head or downsampling.
+    In each block the pooling comes right after the first convolution and before its normalisation, so that everything
+    after it works on a quarter of the pixels (as in Keller Jordan's airbench, arXiv:2404.00498). Whole feature maps are
+    dropped (Tompson et al. 2015, arXiv:1411.4280): neighbouring pixels tell nearly the same, and one random number a
+    map is cheaper than one a pixel.
 
-    In each block the pooling comes right after the first convolution, so that everything after it works on a quarter
-    of the pixels. Whole feature maps are dropped (Tompson et al. 2015, arXiv:1411.4280): neighbouring pixels tell
-    nearly the same, and one random number a map is cheaper than one a pixel.
+    Args:
+        filters (sequence of int): Feature maps of each block, a block per entry.
+        convs_per_block (sequence of int): Convolutions of each block.
+        kernel_size (int): Side of the convolution windows, pixels.
+        dropout (float): Share of feature maps that each block drops while training, 0 for no dropout layer.
+        dense_units (int): Width of the hidden fully connected layer, 0 for none.
+        batch_norm (bool): With batch normalisation or without.
+        pooling_head (str): "average" (global average pooling), "max" (global max pooling) or "flatten".
+        downsampling (str): How each block halves height and width: "max" or "average" (pooling, 2 × 2), or "stride"
+            (its first convolution takes every other pixel).
+
+    Returns:
+        keras.Model: Not compiled; (n, 28, 28, 1) float32 in [0, 1] in, (n, 10) probabilities out.
+
+    Raises:
+        ValueError: Lists of unequal length, an unknown pooling head or downsampling.
     """
     if len(filters) != len(convs_per_block):
         raise ValueError(
@@ -78,12 +88,17 @@ def _one_of(kinds, argument, value):
     return kinds[value]
 
 
-def layer_costs(model):
+def layer_costs(model) -> pd.DataFrame:
     """Count what each layer stores and computes for one image.
 
-    Returns a frame, a row a layer with weights or pooling: output shape, parameters, multiply-adds. A convolution
-    multiplies each of its weights once per output pixel, a dense layer each once; pooling and normalisation count 0,
-    being small beside them.
+    A convolution multiplies each of its weights once per output pixel, a dense layer each once; pooling and
+    normalisation count 0, being small beside them.
+
+    Args:
+        model (keras.Model): A network of `build_model`.
+
+    Returns:
+        pandas.DataFrame: A row a layer with weights or pooling: output (shape), parameters, multiply_adds.
     """
     rows = []
     for layer in model.layers:

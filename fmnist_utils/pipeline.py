@@ -1,9 +1,13 @@
 """Run notebooks 01 to 04 headless with one parameter file: `python -m fmnist_utils.pipeline params/quick.yaml`.
 
-The executed notebooks, figures and an HTML report land in the run's folder. What is complete is not run again.
+The executed notebooks, figures and an HTML report land in the run's folder. What is complete, and was made by the same
+notebook, parameters and code, is not run again.
 """
 
 import argparse
+import ast
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,76 +15,127 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import runs
+from fmnist_utils._environment import all_modules, code_hash
+from fmnist_utils._files import UTF8, RunError, read_yaml, write_text
+from fmnist_utils.parameters import check_parameters, removed_hint
 
-NOTEBOOKS = ("01_data_exploration", "02_model", "03_training", "04_evaluation_and_visualization")
 FOLDER = runs.ROOT / "notebooks"
+TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
+NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("*.ipynb")) if re.fullmatch(r"0[1-4]_[a-z_]+", path.stem))
+RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}
+HEADLESS = ("pipeline.py", "sweep.py", "_sweep_file.py", "_sweep_worker.py")  # a change there changes no notebook
 QUIET_KERNEL = ["--log-level=50"]  # its notices are not for the terminal; errors stand in the notebook
 
 
-def read_parameters(path):
-    """Read a parameter file and check it against all notebooks; return its values, run_name included.
+def read_parameters(path, extra=()):
+    """Read a parameter file and check it against all notebooks.
 
-    run_name defaults to the file's name. Raises ValueError when the file is missing or no YAML mapping, when no
-    notebook declares a name in it, or when a value is not allowed.
+    Args:
+        path (str or Path): The file.
+        extra (iterable of str): Names that are allowed besides.
+
+    Returns:
+        dict: Its values; run_name defaults to the file's name.
+
+    Raises:
+        ValueError: The file is missing or no YAML mapping, no notebook has a name in it, or a value is not allowed.
     """
     path = Path(path)
+    if not path.name:
+        raise ValueError("no parameter file is named: give one such as params/quick.yaml")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the parameter file {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"the parameter file {path} must hold lines such as `epochs: 5`")
-    known = {name for notebook in NOTEBOOKS for name in declared(notebook)}
+    known = {name for notebook in NOTEBOOKS for name in defaults(notebook)} | set(extra)
     if unknown := sorted(map(str, values.keys() - known)):
         raise ValueError(
-            f"{path}: no notebook has a parameter {', '.join(unknown)}. {runs.removed_hint(unknown)}There are: "
+            f"{path}: no notebook has a parameter {', '.join(unknown)}. {removed_hint(unknown)}There are: "
             + ", ".join(sorted(known))
         )
-    return runs.check_parameters({"run_name": path.stem, **values})
+    values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem), **values}
+    return values | check_parameters({name: value for name, value in values.items() if name not in extra})
 
 
-def declared(notebook):
-    """Return the names of the notebook's parameters, as papermill sees them."""
-    return papermill.inspect_notebook(FOLDER / f"{notebook}.ipynb").keys()
+def defaults(notebook):
+    """Return a notebook's declared parameters with their committed values, as papermill sees them, a dict.
+
+    Args:
+        notebook (str or Path): A path, or the name of one of ours without ".ipynb".
+    """
+    path = notebook if isinstance(notebook, Path) else FOLDER / f"{notebook}.ipynb"
+    return {name: ast.literal_eval(found["default"]) for name, found in papermill.inspect_notebook(path).items()}
 
 
 def run_all(values, runs_dir=None):
-    """Execute the notebooks in order, skipping what is complete, and write report.html; return the run's folder.
+    """Execute the notebooks in order, skipping what is complete, and write report.html.
 
-    values: checked parameters. Raises RunError or PapermillExecutionError when a notebook fails; what was finished
-    stays.
+    Args:
+        values (dict): Checked parameters.
+        runs_dir (str, Path or None): The folder of all runs, instead of the parameter of that name.
+
+    Returns:
+        Path: The run's folder.
+
+    Raises:
+        RunError, PapermillExecutionError: A notebook failed; what was finished stays.
     """
     values = {**values, "runs_dir": str(runs_dir or values.get("runs_dir", "runs"))}
     folder = runs.runs_folder(values["runs_dir"]) / values["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     for number, notebook in enumerate(NOTEBOOKS, start=1):
         output = folder / "notebooks" / f"{notebook}.ipynb"
-        parameters = {name: value for name, value in values.items() if name in declared(notebook)}
-        if is_done(notebook, parameters, output, folder):
-            print(f"[{number}/{len(NOTEBOOKS)}] {notebook}: complete, skipped")
-        else:
-            execute(notebook, parameters, output, f"[{number}/{len(NOTEBOOKS)}] {notebook}")
+        parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
+        title = f"[{number}/{len(NOTEBOOKS)}] {notebook}"
+        reason = why_to_run(notebook, parameters, output, folder)
+        if not reason:
+            print(f"{title}: complete, made by the same notebook, parameters and code: skipped")
+            continue
+        if output.is_file():
+            print(f"{title}: runs again, {reason}")
+        execute(notebook, parameters, output, title)
     write_report(folder)
     return folder
 
 
-def is_done(notebook, parameters, output, folder):
-    """Tell whether `output` holds this notebook, executed to its end with these parameters, and its results exist."""
-    wanted = {"03": runs.METRICS, "04": runs.TEST_METRICS}.get(notebook[:2])
-    if not output.is_file() or (wanted and not (folder / wanted).is_file()):
-        return False
+def why_to_run(notebook, parameters, output, folder):
+    """Say why a notebook has to be executed; "" when `output` is it, by the same parameters and code, with its results.
+
+    Args:
+        notebook (str): Its name, without ".ipynb".
+        parameters (dict): Those that it gets.
+        output (Path): Where the executed notebook would be.
+        folder (Path): The run's folder.
+    """
     try:
         done = nbformat.read(output, as_version=4)
-    except (ValueError, nbformat.ValidationError):  # cut short by a kill: it will be written again
-        return False
+    except (OSError, ValueError, nbformat.ValidationError):  # cut short by a kill: it will be written again
+        return "since there is no whole notebook of an earlier time"
     facts = done.metadata.get("papermill", {})
-    complete = facts.get("end_time") and not facts.get("exception") and facts.get("parameters") == parameters
-    return bool(complete) and _sources(done) == _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4))
+    if not facts.get("end_time") or facts.get("exception"):
+        return "since it did not come to its end"
+    if notebook in RESULTS and not (folder / RESULTS[notebook]).is_file():
+        return f"since {RESULTS[notebook]} is not there"
+    if facts.get("parameters") != parameters:
+        return "since its parameters have changed"
+    if _sources(done) != _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4)):
+        return "since the notebook has changed"
+    if done.metadata.get("fmnist_utils") != _code_of(notebook):
+        return "since the package's code has changed"
+    return ""
+
+
+def _code_of(notebook):
+    """Return a hash of the code that a notebook depends on: 03 on what trains, others on all but the headless tools."""
+    return code_hash() if notebook == TRAINING else code_hash(set(all_modules()) - set(HEADLESS))
 
 
 def _sources(notebook):
@@ -88,19 +143,25 @@ def _sources(notebook):
 
 
 def execute(notebook, parameters, output, title):
-    """Execute one notebook with papermill, with a bar over its cells and the epochs' lines above the bar."""
+    """Execute one notebook, with a bar over its cells and the epochs' lines above the bar."""
+    code = _code_of(notebook)
+    bar = {
+        "desc": title,
+        "bar_format": "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}",
+        "mininterval": 0.1 if sys.stderr.isatty() else 60,  # a log wants few lines
+    }
+    source = FOLDER / f"{notebook}.ipynb"
+    execute_notebook(source, output, parameters, cwd=FOLDER, progress_bar=bar, stdout_file=_EpochLines())
+    done = json.loads(output.read_text(encoding=UTF8))
+    done["metadata"]["fmnist_utils"] = code
+    write_text(output, json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+
+
+def execute_notebook(source, output, parameters, **options):
+    """Execute a notebook with papermill, in a kernel of this Python whatever its metadata say, with pictures."""
+    os.environ.pop("MPLBACKEND", None)  # or the kernel would draw no pictures
     papermill.execute_notebook(
-        FOLDER / f"{notebook}.ipynb",
-        output,
-        parameters,
-        cwd=FOLDER,
-        progress_bar={
-            "desc": title,
-            "bar_format": "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}",
-            "mininterval": 0.1 if sys.stderr.isatty() else 60,  # a log wants few lines
-        },
-        stdout_file=_EpochLines(),
-        extra_arguments=QUIET_KERNEL,
+        source, output, parameters, kernel_name="python3", extra_arguments=QUIET_KERNEL, **options
     )
 
 
@@ -109,7 +170,7 @@ class _EpochLines:
 
     def write(self, text):
         for line in text.splitlines():
-            if re.match(r"epoch +\d+/|going on ", line):
+            if re.match(r"epoch +\d+/|going on |the code that trains ", line):
                 tqdm.write(f"      {line}")
 
     def flush(self):
@@ -127,8 +188,7 @@ def write_report(folder):
     title = {"metadata": {"name": f"Fashion-MNIST: the run {folder.name}"}}
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(report, resources=title)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)  # they would be fetched from the network
-    with runs.written_whole(folder / "report.html") as temporary:
-        temporary.write_text(page)
+    write_text(folder / "report.html", page)
 
 
 def print_table(folder):
@@ -144,11 +204,11 @@ def print_table(folder):
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         seconds = nbformat.read(path, as_version=4).metadata.papermill.duration
         print(f"  {path.stem:32s}{seconds:6.0f} s")
-    print(f"  report                {_shown(folder / 'report.html')}")
-    print(f"  results               {_shown(folder)}")
+    print(f"  report                {_display_path(folder / 'report.html')}")
+    print(f"  results               {_display_path(folder)}")
 
 
-def _shown(path):
+def _display_path(path):
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -166,7 +226,12 @@ def main():
             f"\nThe notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
             "It is kept, with the error, in the run's folder, under notebooks/."
         )
-    except (ValueError, runs.RunError) as error:
+    except DeadKernelError:
+        sys.exit(
+            "\nThe notebook's kernel died: killed from outside, or for want of memory. Finished epochs are kept: "
+            "the same command goes on."
+        )
+    except (ValueError, RunError) as error:
         sys.exit(f"\n{error}")
     except OSError as error:
         sys.exit(f"\n{error}. Make room or make it writable, or name another folder with --runs-dir, and run again.")

@@ -9,48 +9,35 @@ each run's folder comes back through the cluster, so the machines need no shared
 """
 
 import argparse
-import ast
-import hashlib
 import io
-import itertools
-import json
 import logging
 import os
-import platform
 import shutil
 import signal
-import socket
 import sys
-import tempfile
 import threading
 import zipfile
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pandas as pd
-import papermill
 import psutil
-import yaml
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, LocalCluster, as_completed
 from distributed.system import MEMORY_LIMIT
 from filelock import FileLock, Timeout
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from fmnist_utils import data, pipeline, runs
-from fmnist_utils._tensorflow import thread_settings
+from fmnist_utils import pipeline, runs
+from fmnist_utils._files import read_yaml
+from fmnist_utils._recipe import NETWORK
+from fmnist_utils._sweep_file import describe, read_sweep
+from fmnist_utils._sweep_worker import IgnoreInterrupt, fetch_data, run_notebook, worker_info
+from fmnist_utils.model import build_model, layer_costs
 
-KEYS = ("notebook", "base", "variants", "grid", "random", "seeds")
-OWN = ("run_name", "runs_dir")  # the sweep names its runs itself
-PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
-NOT_TRAINING = ("pipeline.py", "sweep.py", "plots.py", "comparison.py")  # a change there changes no run
-STARTS = 3  # of a kernel whose start fails, as when two kernels draw the same port
 GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
 STOPPED = "\nStopped. Finished runs are kept; the same command goes on with the others."
 LOST = "the scheduler was lost. Finished runs are kept: start the same command again."
@@ -61,244 +48,52 @@ class SweepError(RuntimeError):
     """A sweep cannot start or go on; the message says what to do."""
 
 
-# ---------------------------------------------------------------------------------------------- the description
-
-
-def read_sweep(path):
-    """Read a sweep file and check all of it; return (the notebook's Path, its shared parameters, the runs).
-
-    The runs are a dict: name, a hash of the run's parameters and of the code that trains, to what sets the run apart.
-    Raises ValueError, one line, for a file that is no YAML mapping, an unknown key or parameter, an empty or doubled
-    list, a value that the notebook would refuse, and two runs that are the same.
-    """
-    content = _read_yaml(path)
-    if unknown := sorted(map(str, content.keys() - set(KEYS))):
-        raise ValueError(f"{path}: unknown key {', '.join(unknown)}. There are: {', '.join(KEYS)}")
-    notebook = Path(str(content.get("notebook")))
-    if not notebook.is_file():
-        raise ValueError(f"{path}: notebook = {content.get('notebook')!r}: there is no such file in {Path.cwd()}")
-    defaults = _defaults(notebook)
-    if not isinstance(content.get("base") or "", str):
-        raise ValueError(f"{path}: base = {content['base']!r}: it must name a parameter file")
-    base = pipeline.read_parameters(content["base"]) if content.get("base") else {}
-    base = {name: value for name, value in base.items() if name in defaults and name not in OWN}
-    code, named, told = code_hash(notebook), {}, {}
-    for changes in _changes(path, content):
-        _check_names(path, changes, defaults)
-        whole = {**defaults, **base, **changes}
-        try:
-            whole |= runs.check_parameters(whole)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        text = json.dumps({n: v for n, v in whole.items() if n not in OWN}, sort_keys=True)
-        name = hashlib.sha256((text + code).encode()).hexdigest()[:16]
-        if name in named:
-            raise ValueError(f"{path}: the same run twice, with {told[name]} and with {_shown(changes)}")
-        named[name], told[name] = {n: whole[n] for n in changes}, _shown(changes)
-    return notebook, base, named
-
-
-def _read_yaml(path):
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the sweep file {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"the sweep file {path} must hold lines such as `notebook: notebooks/03_training.ipynb`")
-    return content
-
-
-def _defaults(notebook):
-    """Return the notebook's declared parameters with their committed values, as papermill sees them."""
-    return {name: ast.literal_eval(found["default"]) for name, found in papermill.inspect_notebook(notebook).items()}
-
-
-def _check_names(path, changes, defaults):
-    if owned := [name for name in OWN if name in changes]:
-        raise ValueError(f"{path}: {', '.join(owned)} cannot be swept: each run is named after its parameters")
-    if unknown := sorted(map(str, changes.keys() - defaults.keys())):
-        known = ", ".join(sorted(defaults.keys() - set(OWN)))
-        raise ValueError(f"{path}: the notebook has no parameter {', '.join(unknown)}. There are: {known}")
-
-
-def _changes(path, content):
-    """Yield what sets each run apart, a dict: seeds times variants times grid times random samples.
-
-    Seeds come first: each setting has been seen once after a first round, and an hour in which the machine is slow
-    falls on all settings alike.
-    """
-    grid = content.get("grid", {})
-    if "grid" in content and not (isinstance(grid, dict) and grid):
-        raise ValueError(f"{path}: grid = {grid!r}: it must hold lines such as `dropout: [0.0, 0.1]`")
-    parts = [[{name: value} for value in _list(path, f"grid, {name}", values)] for name, values in grid.items()]
-    if "variants" in content:
-        variants = _list(path, "variants", content["variants"])
-        if not all(isinstance(variant, dict) for variant in variants):
-            raise ValueError(f"{path}: variants must be a list of mappings such as {{dropout: 0.1}}; {{}} is the base")
-        parts.insert(0, variants)
-    if "random" in content:
-        parts.append(_samples(path, content["random"]))
-    seeds = [{"seed": seed} for seed in _list(path, "seeds", content["seeds"])] if "seeds" in content else [{}]
-    for seed, *others in itertools.product(seeds, *parts):
-        combination = (*others, seed)
-        names = [name for part in combination for name in part]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"{path}: {', '.join(twice)} stands in two of variants, grid, random and seeds")
-        yield {name: value for part in combination for name, value in part.items()}
-
-
-def _list(path, what, values):
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{path}: {what} = {values!r}: allowed is a list with at least one value")
-    return values
-
-
-def _samples(path, random):
-    """Return samples drawn from ranges, a list of dicts; whole limits give whole numbers."""
-    try:
-        count, ranges = random["samples"], random["ranges"]
-        generator, samples = np.random.default_rng(random.get("seed", 0)), []
-        for _ in range(count):
-            sample = {}
-            for name, limits in ranges.items():
-                low, high = limits["low"], limits["high"]
-                if low >= high or (limits.get("log") and low <= 0):
-                    raise ValueError("low must be less than high, and more than 0 on a log scale")
-                whole, log = isinstance(low, int) and isinstance(high, int), limits.get("log")
-                low, high = (low - 0.5, high + 0.5) if whole else (low, high)  # each whole number its share
-                value = generator.uniform(*(np.log([low, high]) if log else (low, high)))
-                value = float(np.exp(value) if log else value)
-                sample[name] = round(value) if whole else value
-            samples.append(sample)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        form = "{samples: 8, seed: 0, ranges: {learning_rate: {low: 0.001, high: 0.02, log: true}}}"
-        raise ValueError(f"{path}: random = {random!r} ({error!r}): allowed is, for example, {form}") from error
-    return _list(path, "random, samples", samples)
-
-
-def code_hash(notebook):
-    """Return a hash of what a run computes with: the notebook's code cells and the package's training modules."""
-    cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps(cells).encode() + _package_hash(NOT_TRAINING).encode()).hexdigest()
-
-
-def _package_hash(without=()):
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files if f.name not in without)).hexdigest()
-
-
-def _shown(changes):
-    return ", ".join(f"{name} = {value}" for name, value in changes.items()) or "the base as it is"
-
-
-# ---------------------------------------------------------------------------------------------- on a worker
-
-
-class IgnoreInterrupt(WorkerPlugin):
-    """Leave Ctrl-C, which a terminal sends to every process, to the command, which then closes the workers."""
-
-    def setup(self, worker):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def run_notebook(source, notebook, name, parameters, threads, cell_seconds):
-    """Execute one run in a temporary folder; return what went wrong, "" if nothing, and the zipped run folder.
-
-    source: the notebook as JSON text; notebook: its file name. threads: of TensorFlow. cell_seconds: the longest that
-    a cell may take. The executed notebook is in the zip, with the error of a run that failed.
-    """
-    try:
-        scratch = get_worker().local_directory
-    except ValueError:  # called without a cluster
-        scratch = None
-    os.environ |= thread_settings(threads.get(socket.gethostname(), 1))
-    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # workers share a graphics card
-    with tempfile.TemporaryDirectory(dir=scratch) as home:
-        folder = Path(home) / name
-        executed = folder / "notebooks" / notebook
-        executed.parent.mkdir(parents=True)
-        (Path(home) / notebook).write_text(source)
-        values = {**parameters, "run_name": name, "runs_dir": home}
-        wrong = _execute(Path(home) / notebook, executed, values, cell_seconds)
-        if not wrong and not runs.is_complete(folder):
-            wrong = f"the notebook ran to its end but wrote no {runs.METRICS}"
-        return wrong, _zipped(folder)
-
-
-def _execute(source, executed, values, cell_seconds):
-    for start in range(1, STARTS + 1):
-        try:
-            papermill.execute_notebook(
-                source, executed, values, cwd=source.parent, progress_bar=False,
-                execution_timeout=cell_seconds, extra_arguments=pipeline.QUIET_KERNEL, shutdown_kernel="immediate",
-            )  # fmt: skip
-            return ""
-        except PapermillExecutionError as error:
-            return " ".join(f"cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
-        except CellTimeoutError:
-            return f"a cell took more than {cell_seconds} s (--cell-seconds) and was stopped"
-        except DeadKernelError:
-            return "the notebook's kernel died (killed from outside, or for want of memory)"
-        except OSError as error:
-            return f"the worker could not write or read a file: {error}"
-        except RuntimeError as error:  # no kernel came up: another may hold its port
-            if start == STARTS:
-                return f"the kernel could not be started: {error}"
-
-
-def _zipped(folder):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            inside = path.relative_to(folder)
-            if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-                archive.write(path, inside)
-    return file.getvalue()
-
-
-def inventory():
-    """Return what runs on a worker depend on: its host, cores, and the versions that must be the same everywhere."""
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": {**versions, "package": _package_hash()}}
-
-
-def fetch_data():
-    """Fetch the data set on a worker, if it is not there; return what went wrong, "" if nothing."""
-    try:
-        data.ensure_dataset()
-    except data.DatasetUnavailable as error:
-        return " ".join(str(error).split())
-    return ""
-
-
-# ---------------------------------------------------------------------------------------------- the sweep
-
-
 def check_workers(client, threads=None):
-    """Check every worker of a cluster; return {host: TensorFlow's threads a run}, its cores shared out.
+    """Check every worker of a cluster.
 
-    threads: of every run, instead of that. Raises SweepError when there is no worker, or one has more than one
-    thread, no package, another version of something, or cannot get the data set.
+    Args:
+        client (distributed.Client): Of the cluster.
+        threads (int or None): TensorFlow's, of every run; None shares each host's cores out.
+
+    Returns:
+        {host: TensorFlow's threads a run}.
+
+    Raises:
+        SweepError: There is no worker, or one cannot take part, see `check_worker`.
     """
-    slots = client.nthreads()
+    slots, here = client.nthreads(), worker_info()["versions"]
     if not slots:
         raise SweepError("the cluster has no worker. Start some: dask worker tcp://HOST:8786 --nthreads 1")
-    if wide := [address for address, count in slots.items() if count > 1]:
-        raise SweepError(f"{wide[0]} takes {slots[wide[0]]} runs into one process. Start it with --nthreads 1")
-    here, found = inventory(), client.run(inventory, on_error="return")
-    for address, there in found.items():
-        if isinstance(there, Exception):
-            raise SweepError(f"the worker {address} has not this project: {there}. Install it there: pip install -e .")
-        for name, wanted in here["versions"].items():
-            if there["versions"][name] != wanted:
-                both = f"{there['versions'][name][:12]} there, {wanted[:12]} here"
-                raise SweepError(f"the worker {address} has another {name} ({both}). Install the same there.")
-    one_a_host = list({there["host"]: address for address, there in found.items()}.values())
-    for address, wrong in client.run(fetch_data, workers=one_a_host, on_error="return").items():
-        if wrong:
-            raise SweepError(f"the worker {address} cannot get the data set: {wrong}")
-    hosts = [there["host"] for there in found.values()]
-    return {there["host"]: threads or max(1, there["cores"] // hosts.count(there["host"])) for there in found.values()}
+    found = client.run(worker_info, on_error="return")
+    for address, info in found.items():
+        if error := check_worker(address, slots.get(address, 1), info, here):
+            raise SweepError(error)
+    one_a_host = list({info["host"]: address for address, info in found.items()}.values())
+    for address, error in client.run(fetch_data, workers=one_a_host, on_error="return").items():
+        if error:
+            raise SweepError(f"the worker {address} cannot get the data set: {error}")
+    hosts = [info["host"] for info in found.values()]
+    return {info["host"]: threads or max(1, info["cores"] // hosts.count(info["host"])) for info in found.values()}
+
+
+def check_worker(address, nthreads, info, versions):
+    """Say why a worker cannot take part: more than one thread, no package, another version; "" when it can.
+
+    Args:
+        address (str): Of the worker.
+        nthreads (int): Tasks that it takes at a time.
+        info (dict or Exception): What `worker_info` gave there.
+        versions (dict): What is installed here.
+    """
+    if nthreads > 1:
+        return f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1"
+    if isinstance(info, Exception):
+        return f"the worker {address} has not this project: {info}. Install it there: pip install -e ."
+    for name, wanted in versions.items():
+        if info["versions"].get(name) != wanted:
+            both = f"{str(info['versions'].get(name))[:12]} there, {wanted[:12]} here"
+            return f"the worker {address} has another {name} ({both}). Install the same there."
+    return ""
 
 
 def default_workers():
@@ -306,54 +101,91 @@ def default_workers():
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // (2 * GIB)))
 
 
-def run_sweep(notebook, base, named, output, workers=None, scheduler=None, threads=None, cell_seconds=3600):
-    """Execute the runs that are not complete in the folder `output`; return {name: what went wrong}, "" if nothing.
+def run_sweep(notebook, base, overrides, output, workers=None, scheduler=None, threads=None, cell_seconds=3600):
+    """Execute the runs that are not complete yet. A finished run is in its place before the next is counted.
 
-    notebook, base, named: from `read_sweep`. workers: of the local cluster; scheduler: the address of another
-    cluster instead. A finished run is in `output` before the next is counted. Raises SweepError.
+    Args:
+        notebook (Path): From `read_sweep`, as are base and overrides.
+        base (dict): Parameters of all runs.
+        overrides (dict): {name of a run: what sets it apart}.
+        output (Path): The folder of the run folders.
+        workers (int or None): Of the local cluster.
+        scheduler (str or None): The address of another cluster instead.
+        threads (int or None): TensorFlow's, of every run.
+        cell_seconds (int): The longest that a cell may take.
+
+    Returns:
+        {name: what went wrong}, "" if nothing.
+
+    Raises:
+        SweepError: The sweep cannot start or go on.
     """
     output = Path(output)
-    with _held(output):
-        result = {name: "" for name in named if runs.is_complete(output / name)}
-        left = [name for name in named if name not in result]
+    with _lock_output(output):
+        result = {name: "" for name in overrides if runs.is_complete(output / name)}
         if result:
-            print(f"{len(result)} of {len(named)} runs are complete already")
-        if not left:
+            print(f"{len(result)} of {len(overrides)} runs are complete already, made by the same code")
+        if len(result) == len(overrides):
             return result
-        workers = min(workers or default_workers(), len(named))
+        workers = min(workers or default_workers(), len(overrides))
         if not scheduler:  # by the sweep, not by what is left of it: the last run, too, computes as it would have
             threads = threads or max(1, CPU_COUNT // workers)
-        with _cluster(min(workers, len(left)), scheduler) as client:
-            threads = check_workers(client, threads)
+        with _cluster(min(workers, len(overrides) - len(result)), scheduler) as client:
+            host_threads = check_workers(client, threads)
             print(f"{len(client.nthreads())} workers, dashboard {client.dashboard_link or 'none'}", flush=True)
-            source = nbformat.writes(nbformat.read(notebook, as_version=4))
-            finished, futures = as_completed(), {}
+            task = (nbformat.writes(nbformat.read(notebook, as_version=4)), str(notebook.resolve()))
+            _run_pending(client, task, base, overrides, output, result, (host_threads, cell_seconds))
+    return result
 
-            def hand_out():  # one run a worker: dask would queue a second behind a first while another worker is idle
-                while left and len(futures) < _slots(client):
-                    name = left.pop(0)
-                    future = client.submit(
-                        run_notebook, source, notebook.name, name, {**base, **named[name]}, threads, cell_seconds,
-                        key=name, pure=False,
-                    )  # fmt: skip
-                    futures[future] = name
-                    finished.add(future)
 
+def _run_pending(client, task, base, overrides, output, result, options):
+    """Hand out one run a worker: dask would queue a second behind a first while another worker is idle."""
+    pending = [name for name in overrides if name not in result]
+    accepted, finished, futures = dict.fromkeys(client.nthreads(), True), as_completed(), {}
+
+    def hand_out():
+        while pending and len(futures) < _slots(client, accepted):
+            name = pending.pop(0)
+            here = [address for address, good in accepted.items() if good]
+            future = client.submit(
+                run_notebook, *task, name, {**base, **overrides[name]}, *options, key=name, pure=False, workers=here,
+            )  # fmt: skip
+            futures[future] = name
+            finished.add(future)
+
+    hand_out()
+    with tqdm(total=len(overrides), initial=len(result), unit="run", desc="runs") as bar:
+        for future in finished:
+            name = futures.pop(future)
+            result[name] = _collect(future, output, name)
+            future.release()
             hand_out()
-            with tqdm(total=len(named), initial=len(result), unit="run", desc="runs") as bar:
-                for future in finished:
-                    name = futures.pop(future)
-                    result[name] = _collect(future, output, name)
-                    future.release()
-                    hand_out()
-                    if result[name]:
-                        tqdm.write(f"{name} ({_shown(named[name])}) failed: {result[name]}")
-                    bar.update()
-        return result
+            if result[name]:
+                tqdm.write(f"{name} ({describe(overrides[name])}) failed: {result[name]}")
+            bar.update()
+
+
+def _slots(client, accepted):
+    """Return how many runs the cluster takes now; 1 while its only worker is started again.
+
+    accepted: {address: bool}; workers that joined meanwhile are checked and added to it.
+    """
+    try:
+        nthreads = client.nthreads()
+        new = [address for address in nthreads if address not in accepted]
+        found = client.run(worker_info, workers=new, on_error="return") if new else {}
+    except OSError as error:
+        raise SweepError(LOST) from error
+    for address, info in found.items():
+        error = check_worker(address, nthreads[address], info, worker_info()["versions"])
+        accepted[address] = not error
+        if error:
+            tqdm.write(f"a worker that joined gets no run: {error}")
+    return max(1, sum(accepted.get(address, False) for address in nthreads))
 
 
 @contextmanager
-def _held(output):
+def _lock_output(output):
     """Hold the output folder against a second sweep, and clear what an interrupted one left half unpacked."""
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -390,18 +222,10 @@ def _cluster(workers, scheduler):
             yield client
 
 
-def _slots(client):
-    """Return how many runs the cluster takes now; 1 while its only worker is started again."""
-    try:
-        return max(1, len(client.nthreads()))
-    except OSError as error:
-        raise SweepError(LOST) from error
-
-
 def _collect(future, output, name):
     """Move one run's folder to its place in one step; return what went wrong in the run, "" if nothing."""
     try:
-        wrong, zipped = future.result()
+        error, zipped = future.result()
     except CancelledError as error:
         raise SweepError(LOST) from error
     except Exception as error:  # the engine's own, such as KilledWorker
@@ -418,39 +242,41 @@ def _collect(future, output, name):
             f"cannot write the run {name} into {output}: {error}. Finished runs are kept: make room, then start the "
             "same command again."
         ) from error
-    return wrong
+    return error
 
 
 # ---------------------------------------------------------------------------------------------- the command
 
 
-def estimate(base, named, defaults, workers):
-    """Return the seconds that the runs' training may take with so many workers, None for a notebook without epochs.
+def estimate(base, overrides, defaults, workers):
+    """Return the seconds that the runs' training may take, None for a notebook of other parameters than 03's.
 
-    The seconds of the reference run, scaled by images, epochs and multiply-adds.
+    The reference run's seconds, scaled by images, epochs and multiply-adds.
     """
-    if not {"epochs", "filters", "convs_per_block"} <= defaults.keys():
+    if not {*NETWORK, "epochs", "train_size", "validation_fraction"} <= defaults.keys():
         return None
-    reference = runs.Run(runs.REFERENCE, yaml.safe_load((runs.REFERENCE / runs.PARAMS).read_text()))
-    seconds = runs.read_metrics(reference)["train_seconds"] / _work(reference.params)
-    return seconds * sum(_work({**defaults, **base, **changes}) for changes in named.values()) / min(workers, 2)
+    reference = runs.Run(runs.REFERENCE, read_yaml(runs.REFERENCE / runs.PARAMS))
+    seconds = runs.read_metrics(reference)["train_seconds"] / _multiply_adds(reference.params)
+    total = sum(_multiply_adds({**defaults, **base, **changes}) for changes in overrides.values())
+    return seconds * total / min(workers, 2)
 
 
-def _work(params):
-    side, channels, multiply_adds = 28, 1, 0
-    for filters, convs in zip(params["filters"], params["convs_per_block"], strict=True):
-        for number in range(convs):
-            multiply_adds += side**2 * channels * filters * params["kernel_size"] ** 2
-            channels = filters
-            side = (side + 1) // 2 if number == 0 else side  # a block pools right after its first convolution
+def _multiply_adds(params):
+    """Return the multiply-adds of all forward passes of a training."""
+    network = tuple(tuple(value) if isinstance(value, list) else value for value in map(params.get, NETWORK))
     images = params["train_size"] or 60_000 * (1 - params["validation_fraction"])
-    return multiply_adds * images * params["epochs"]
+    return _multiply_adds_an_image(network) * images * params["epochs"]
 
 
-def table(output, named, result):
+@cache
+def _multiply_adds_an_image(network):
+    return int(layer_costs(build_model(**dict(zip(NETWORK, network, strict=True))))["multiply_adds"].sum())
+
+
+def table(output, overrides, result):
     """Return a frame, a row a run: its name, what sets it apart, what it reached, and what went wrong."""
     rows = []
-    for name, changes in named.items():
+    for name, changes in overrides.items():
         metrics = runs.read_metrics(runs.Run(output / name, {})) if runs.is_complete(output / name) else {}
         reached = {key: metrics[key] for key in ("val_accuracy", "train_seconds") if key in metrics}
         state = "complete" if not result.get(name, "not run") else "failed: " + result[name][:60]
@@ -491,22 +317,22 @@ def main(words=None):
             parser.error(f"--{option.replace('_', '-')} {given}: allowed is 1 or more")
     output = Path(arguments.output) if arguments.output else runs.runs_folder() / Path(arguments.sweep).stem
     try:
-        notebook, base, named = read_sweep(arguments.sweep)
-        seconds = estimate(base, named, _defaults(notebook), arguments.workers or default_workers())
+        notebook, base, overrides = read_sweep(arguments.sweep)
+        seconds = estimate(base, overrides, pipeline.defaults(notebook), arguments.workers or default_workers())
         rough = f", roughly {seconds / 60:.0f} min of training by the reference run's speed" if seconds else ""
-        print(f"{len(named)} runs of {notebook}{rough}, into {output}")
+        print(f"{len(overrides)} runs of {notebook}{rough}, into {output}")
         if arguments.dry_run:
-            print(*(f"  {name}  {_shown(changes)}" for name, changes in named.items()), sep="\n")
+            print(*(f"  {name}  {describe(changes)}" for name, changes in overrides.items()), sep="\n")
             return
         options = {name: getattr(arguments, name) for name in ("workers", "scheduler", "threads", "cell_seconds")}
-        result = run_sweep(notebook, base, named, output, **options)
+        result = run_sweep(notebook, base, overrides, output, **options)
     except (ValueError, SweepError) as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    print(table(output, named, result).to_string(index=False))
+    print(table(output, overrides, result).to_string(index=False))
     if failed := [name for name in result if result[name]]:
-        sys.exit(f"\n{len(failed)} of {len(named)} runs failed; what they left, with the error, is in {output}.")
+        sys.exit(f"\n{len(failed)} of {len(overrides)} runs failed; what they left, with the error, is in {output}.")
 
 
 if __name__ == "__main__":

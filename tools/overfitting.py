@@ -16,7 +16,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(FOLDER.glob("*.yaml")):
             values = pipeline.read_parameters(path) | {"runs_dir": folder}
-            pipeline.execute("03_training", values, Path(folder) / "out.ipynb", path.stem)
+            pipeline.execute(pipeline.TRAINING, values, Path(folder) / "out.ipynb", path.stem)
             shutil.copy(Path(folder) / path.stem / runs.HISTORY, path.with_suffix(".csv"))
 
 

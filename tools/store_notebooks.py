@@ -15,6 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from fmnist_utils import runs
+from fmnist_utils._files import atomic_write
 
 NOTEBOOKS = runs.ROOT / "notebooks"
 FIGURES = ("confusion_matrix.png", "wrong.png")
@@ -33,7 +34,7 @@ def store(path):
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")})
     nbformat.validate(notebook)
-    with runs.written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         nbformat.write(notebook, temporary)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 

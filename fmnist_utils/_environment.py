@@ -1,0 +1,76 @@
+"""What a result depends on besides its parameters: versions, hardware, threads, the commit, and a hash of the code."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn", "fmnist-utils")
+TRAINING_MODULES = (
+    "_checkpoint.py", "_tensorflow.py", "_training_copy.py", "augmentation.py", "data.py", "model.py", "training.py",
+)  # fmt: skip
+
+
+def code_hash(modules=TRAINING_MODULES):
+    """Return a hash of the package's modules of these file names; by default of all that a training depends on."""
+    return hashlib.sha256(b"\0".join((PACKAGE / name).read_bytes() for name in sorted(modules))).hexdigest()
+
+
+def all_modules():
+    """Return the file names of all modules of the package."""
+    return [path.name for path in PACKAGE.glob("*.py")]
+
+
+def environment():
+    """Return what a run's environment.json holds, a dict of JSON values; what cannot be found out is None."""
+    from fmnist_utils._tensorflow import tf  # only here: a reader of run folders need not wait for TensorFlow
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in VERSIONS},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": _threads("INTRA") * _threads("INTER"),
+        "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus],
+        "code_hash": code_hash(),
+        **_commit(),
+    }
+
+
+def _threads(kind):
+    return int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) or os.cpu_count()
+
+
+def _version(package):
+    with suppress(PackageNotFoundError):
+        return version(package)
+
+
+def _cpu():
+    with suppress(OSError, KeyError):
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+        facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+        return f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
+    return platform.processor()
+
+
+def _commit():
+    """Return the commit and whether files differ from it; None for both outside a repository that holds the package."""
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)  # the project may lie in a foreign repository
+    status = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
+    return {
+        "commit": _git("rev-parse", "HEAD") if tracked else None,
+        "uncommitted_changes": None if status is None else bool(status),
+    }
+
+
+def _git(*words):
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", PACKAGE, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

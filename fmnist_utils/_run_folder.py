@@ -1,0 +1,141 @@
+"""The mechanics of a run folder: its files, its lock, and the one step in which a finished training becomes the run.
+
+While a run trains, everything is in its .work folder; when it is done, the files move up and metrics.json comes last.
+"""
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fmnist_utils._environment import code_hash
+from fmnist_utils._files import UTF8, RunError, atomic_write, read_yaml, run_file_errors
+from fmnist_utils.parameters import removed_hint
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROOT = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()  # the latter where only the package is installed
+REFERENCE = PROJECT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
+
+PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
+VALIDATION, ENVIRONMENT, CHECKPOINT = "validation.npz", "environment.json", "checkpoint.npz"
+TEST, TEST_METRICS = "test.npz", "test_metrics.json"
+FINAL_FILES = (PARAMS, MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS)  # metrics last: it makes a run complete
+COMMIT_MARKER = "ready"  # in .work: everything is written and only has to move up
+
+
+@dataclass
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder (Path): The folder itself.
+        params (dict): The parameters that the run was started with.
+        lock (FileLock or None): Held while the run is being written.
+    """
+
+    folder: Path
+    params: dict
+    lock: FileLock | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def work_dir(self) -> Path:
+        """Where an unfinished training writes."""
+        return self.folder / ".work"
+
+    @property
+    def display_path(self) -> Path:
+        """The folder, relative to the project where it lies there."""
+        return self.folder.relative_to(ROOT) if self.folder.is_relative_to(ROOT) else Path(self.folder.name)
+
+
+def cannot_write(folder, error):
+    return RunError(
+        f"cannot write the run folder {folder}: {error}. Choose another folder in the parameter runs_dir or in the "
+        "environment variable FMNIST_RUNS_DIR, or make room."
+    )
+
+
+def acquire_lock(folder):
+    try:
+        (folder / ".work").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"another process is writing the run {folder.name!r} now. Wait for it, stop it (a notebook's kernel keeps "
+            "its run until it has finished or is shut down), or choose another run_name."
+        ) from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return lock
+
+
+def refuse_other_parameters(run):
+    for path in (run.work_dir / PARAMS, run.folder / PARAMS):
+        if not path.exists():
+            continue
+        with run_file_errors(path):
+            old = dict(read_yaml(path))
+        if old != run.params:
+            changed = [
+                f"{n}: {old.get(n)!r} there, {run.params.get(n)!r} now"
+                for n in {**old, **run.params}
+                if old.get(n) != run.params.get(n)
+            ]
+            raise RunError(
+                f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). {removed_hint(old)}"
+                f"Choose another run_name, or delete its folder {run.display_path}."
+            )
+
+
+def drop_checkpoint_of_other_code(run):
+    if not (run.work_dir / CHECKPOINT).exists():
+        return
+    old = None
+    with suppress(OSError, ValueError, AttributeError):
+        old = json.loads((run.work_dir / ENVIRONMENT).read_text(encoding=UTF8)).get("code_hash")
+    if old != code_hash():
+        (run.work_dir / CHECKPOINT).unlink()
+        print("the code that trains has changed since this run was interrupted: it starts afresh")
+
+
+def commit(run):
+    """Move a finished training up, or go on moving where an earlier process was stopped; else do nothing."""
+    if not (run.work_dir / COMMIT_MARKER).exists():
+        return
+    if (run.work_dir / METRICS).exists():  # nothing of an older run may seem to belong to the new one
+        for name in (METRICS, TEST, TEST_METRICS):
+            (run.folder / name).unlink(missing_ok=True)
+    (run.work_dir / CHECKPOINT).unlink(missing_ok=True)  # or a training afresh could go on from it
+    for name in FINAL_FILES:
+        with suppress(FileNotFoundError):  # moved already, before the interruption
+            os.replace(run.work_dir / name, run.folder / name)
+    shutil.rmtree(run.work_dir)
+
+
+def newest(parent):
+    complete = sorted(parent.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime)
+    return complete[-1].parent.name if complete else REFERENCE.name
+
+
+def copy_reference(folder):
+    """Copy the files' contents alone: a project that cannot be written would hand its read-only modes down."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = [path for path in REFERENCE.iterdir() if path.is_file()]
+        for source in sorted(sources, key=lambda path: path.name == METRICS):  # metrics last: it makes a run complete
+            with atomic_write(folder / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+        times = (REFERENCE / METRICS).stat()
+        os.utime(folder / METRICS, (times.st_atime, times.st_mtime))  # or it would seem the newest run
+    except OSError as error:
+        raise cannot_write(folder, error) from error

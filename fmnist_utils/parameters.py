@@ -1,0 +1,125 @@
+"""What the notebooks' parameters may be: one table, and one check that notebooks, runner and sweeps share."""
+
+import re
+
+SCHEDULES = ("one_cycle", "cosine", "constant")
+AUGMENTATIONS = ("flip", "shift", "erase")  # the functions are in augmentation.py, under the same names
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+DOWNSAMPLINGS = ("max", "average", "stride")
+POOLING_HEADS = ("average", "max", "flatten")
+REMOVED = {"skip_easy": "skip_easy is no parameter any more, since every epoch shows all images"}
+MAX_BLOCKS = 4
+
+
+def _between(low, high):
+    return lambda value: low <= value <= high
+
+
+def _all_between(low, high):
+    return lambda values: len(values) > 0 and all(type(v) is int and low <= v <= high for v in values)
+
+
+def _name(value):
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is not None
+
+
+def _name_or_none(value):
+    return value == "" or _name(value)
+
+
+def _augmentations(values):
+    return len(set(map(str, values))) == len(values) and all(value in AUGMENTATIONS for value in values)
+
+
+def _anything(value):
+    return True
+
+
+# name: (type, test, what is allowed)
+PARAMETERS = {
+    "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', and no path"),
+    "runs_dir": (str, bool, "a folder; a relative one counts from the project's own folder"),
+    "seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
+    "split_seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
+    "train_size": (int, lambda v: v == 0 or v >= 100, "0 (all) or at least 100"),
+    "validation_fraction": (float, _between(0.01, 0.9), "0.01 to 0.9"),
+    "epochs": (int, _between(1, 10_000), "1 to 10000"),
+    "batch_size": (int, _between(2, 10_000), "2 to 10000"),
+    "learning_rate": (float, lambda v: 0 < v <= 1, "more than 0, at most 1"),
+    "weight_decay": (float, _between(0, 1), "0 (none) to 1"),
+    "schedule": (str, SCHEDULES.__contains__, "one of " + ", ".join(SCHEDULES)),
+    "early_stopping": (bool, _anything, "True or False"),
+    "patience": (int, _between(1, 10_000), "1 to 10000 epochs"),
+    "filters": (list, _all_between(1, 2048), "a list of whole numbers, 1 to 2048, one per block"),
+    "convs_per_block": (list, _all_between(1, 10), "a list of whole numbers, 1 to 10, one per block"),
+    "kernel_size": (int, _between(1, 11), "1 to 11 pixels"),
+    "dropout": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
+    "dense_units": (int, _between(0, 8192), "0 (no hidden layer) to 8192"),
+    "batch_norm": (bool, _anything, "True or False"),
+    "downsampling": (str, DOWNSAMPLINGS.__contains__, "one of " + ", ".join(DOWNSAMPLINGS)),
+    "pooling_head": (str, POOLING_HEADS.__contains__, "one of " + ", ".join(POOLING_HEADS)),
+    "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
+    "augment": (list, _augmentations, f"a list of some of {', '.join(AUGMENTATIONS)}, each at most once; [] for none"),
+    "max_shift": (int, _between(0, 8), "0 to 8 pixels"),
+    "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
+    "examples": (int, _between(1, 20), "1 to 20 pictures"),
+    "photo_path": (str, bool, "a picture file; a relative path counts from the project's own folder"),
+    "baseline": (str, _anything, "a configuration such as 'dropout = 0', or '' for the base"),
+    "run_a": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
+    "run_b": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
+    "compare_on": (str, ("validation", "test").__contains__, "validation or test"),
+}
+
+
+def check_parameters(values):
+    """Check notebook parameters.
+
+    Args:
+        values (mapping): A parameter file's content or a notebook's `globals()`. Names that are not parameters are
+            left out. A whole number serves where a float is wanted.
+
+    Returns:
+        dict: The parameters among `values`, in their order.
+
+    Raises:
+        ValueError: Names the parameter, the value and what is allowed.
+    """
+    params = {}
+    for name in [name for name in values if name in PARAMETERS]:
+        kind, test, allowed = PARAMETERS[name]
+        value = values[name]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or not test(value):
+            given = f"{name} = {value!r} ({type(value).__name__})"
+            raise ValueError(f"{given}: allowed is {kind.__name__}, {allowed}{_hint(name, kind, value)}")
+        params[name] = value
+    _check_combinations(params)
+    return params
+
+
+def removed_hint(names):
+    """Return a sentence for each of the names that was a parameter in an earlier version, "" for none."""
+    return "".join(f"{REMOVED[name]}. " for name in names if name in REMOVED)
+
+
+def _hint(name, kind, value):
+    if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+        mantissa, exponent = re.split("[eE]", value)
+        return f". YAML reads {value} as text: write {mantissa}.0e{int(exponent):+d}"
+    if kind is list and isinstance(value, str):
+        wanted = value if value.startswith("[") else "[" + ", ".join(v for v in re.split("[_, ]+", value) if v) + "]"
+        wanted = "[]" if wanted == "[none]" else wanted
+        return f". papermill's -p gives text: write -y '{{{name}: {wanted}}}', or use a parameter file with -f"
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return f". papermill's -p knows only {value.capitalize()}: write -p {name} {value.capitalize()}"
+    return ""
+
+
+def _check_combinations(params):
+    blocks = params.get("filters", [])
+    convs = params.get("convs_per_block", blocks)
+    if blocks and len(blocks) != len(convs):
+        raise ValueError(f"filters = {blocks} and convs_per_block = {convs}: allowed are lists of one length")
+    if len(blocks) > MAX_BLOCKS:
+        raise ValueError(f"filters = {blocks}: allowed are at most 4 blocks, since each halves the 28 pixels")
