@@ -16,9 +16,11 @@ from fmnist_utils._environment import code_hash
 from fmnist_utils._files import UTF8, RunError, atomic_write, read_yaml, run_file_errors
 from fmnist_utils.parameters import removed_hint
 
-PROJECT = Path(__file__).resolve().parents[1]
-ROOT = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()  # the latter where only the package is installed
-REFERENCE = PROJECT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED_ALONE = not (PACKAGE.parent / "notebooks").is_dir()  # by pip, without the project around it, as in Colab
+ROOT = Path.cwd() if INSTALLED_ALONE else PACKAGE.parent  # relative paths count from here
+SHIPPED = PACKAGE / "_shipped" if INSTALLED_ALONE else ROOT  # reference, lessons, sweeps/results: see pyproject.toml
+REFERENCE = SHIPPED / "reference"  # a small run that ships with the project, so that 04 can be opened at once
 
 PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
 VALIDATION, ENVIRONMENT, CHECKPOINT = "validation.npz", "environment.json", "checkpoint.npz"
@@ -53,8 +55,26 @@ class Run:
 
     @property
     def display_path(self) -> Path:
-        """The folder, relative to the project where it lies there."""
+        """The folder, relative to the project where it lies there; in full where there is no project."""
+        if INSTALLED_ALONE:
+            return self.folder
         return self.folder.relative_to(ROOT) if self.folder.is_relative_to(ROOT) else Path(self.folder.name)
+
+
+def project_path(path):
+    """Return where a path leads that counts from the project's folder.
+
+    Where only the package is installed, it counts from the working directory; what is not there may be one of the
+    files that come with the package, such as "lessons/out_of_fold.npz".
+
+    Args:
+        path (str or Path): "~" is the home folder; an absolute path stays.
+
+    Returns:
+        Path
+    """
+    path = Path(path).expanduser()
+    return SHIPPED / path if not (ROOT / path).exists() and (SHIPPED / path).exists() else ROOT / path
 
 
 def cannot_write(folder, error):

@@ -51,13 +51,14 @@ from fmnist_utils._run_folder import (
     copy_reference,
     drop_checkpoint_of_other_code,
     newest,
+    project_path,
     refuse_other_parameters,
 )  # fmt: skip
 
 __all__ = [
     "CHECKPOINT", "ENVIRONMENT", "HISTORY", "METRICS", "MODEL", "PARAMS", "REFERENCE", "ROOT", "TEST", "TEST_METRICS",
-    "VALIDATION", "Run", "RunError", "find", "finish", "is_complete", "read_history", "read_metrics",
-    "read_predictions", "runs_folder", "save_evaluation", "start",
+    "VALIDATION", "Run", "RunError", "find", "finish", "is_complete", "project_path", "read_history",
+    "read_metrics", "read_predictions", "runs_folder", "save_evaluation", "start",
 ]  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def runs_folder(runs_dir: str = "runs") -> Path:
     """
     if str(runs_dir) == "runs":
         runs_dir = os.environ.get("FMNIST_RUNS_DIR") or runs_dir
-    return ROOT / Path(runs_dir).expanduser()
+    return project_path(runs_dir)
 
 
 def is_complete(folder: Path) -> bool:
