@@ -1,11 +1,11 @@
-"""Comparing runs: a folder of runs as one frame, averages over seeds, and tests of two runs on the same images."""
+"""Comparing runs: a folder of runs as one frame, averages over seeds, and what two runs predict for the same images."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, t
+from scipy.stats import t
 
 from fmnist_utils import runs
 from fmnist_utils._files import UTF8, RunError, atomic_write, read_yaml, run_file_errors, write_npz
@@ -151,14 +151,6 @@ def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_ac
     return frame.rename_axis("configuration").sort_values("mean")
 
 
-def pareto_mask(seconds: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Tell for each point, (n,) bool, whether no other is at least as fast and as accurate, and better in one."""
-    seconds, accuracy = np.asarray(seconds), np.asarray(accuracy)
-    no_worse = (seconds[:, None] <= seconds) & (accuracy[:, None] >= accuracy)
-    better = (seconds[:, None] < seconds) | (accuracy[:, None] > accuracy)
-    return ~(no_worse & better).any(axis=0)
-
-
 # ---------------------------------------------------------------------------------------------- image by image
 
 
@@ -204,46 +196,6 @@ def _predictions(folder, name, images):
             f"04_evaluation_and_visualization.ipynb out.ipynb -p run_name {name} -p runs_dir {folder}"
         )
     raise RunError(f"there are no {images} predictions of a run {name} in {folder}")
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """Test whether two networks are correct equally often on the same images.
-
-    The exact test (McNemar 1947, doi:10.1007/BF02295996): images on which both are right or both wrong say nothing, and
-    of the others each network should have half.
-
-    Args:
-        correct_a: (n,) bool, network a on each image.
-        correct_b: (n,) bool, network b on the same images.
-
-    Returns:
-        images that only a has right, images that only b has right, p-value.
-    """
-    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    p = binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
-    return only_a, only_b, float(p)
-
-
-def paired_bootstrap(
-    correct_a: np.ndarray, correct_b: np.ndarray, samples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % confidence interval (low, high) of accuracy a minus accuracy b over the draw of images.
-
-    Draws as many images again with replacement, both predictions of an image together (Efron 1979,
-    doi:10.1214/aos/1176344552). An image counts +1, −1 or 0, so drawing images is drawing three counts.
-
-    Args:
-        correct_a: (n,) bool, network a on each image.
-        correct_b: (n,) bool, network b on the same images.
-        samples: Draws.
-        seed: Of the draws.
-    """
-    n = len(correct_a)
-    only_a, only_b, _ = mcnemar(correct_a, correct_b)
-    shares = np.array([only_a, only_b, n - only_a - only_b]) / n
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=samples)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    return float(low), float(high)
 
 
 # ---------------------------------------------------------------------------------------------- two small files
