@@ -20,7 +20,7 @@ def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wron
     folder = home / name
     folder.mkdir(parents=True)
     params = {"run_name": name, **DEFAULTS, **changes}
-    _files.write_text(folder / runs.PARAMS, yaml.safe_dump(params))
+    _files.write_text(folder / runs.PARAMS, yaml.safe_dump(params, sort_keys=False))
     _files.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2})
     metrics = {"val_accuracy": val_accuracy, "train_seconds": seconds, "seed": params["seed"]}
     _files.write_json(folder / runs.METRICS, metrics)
@@ -65,7 +65,7 @@ def test_configuration_without_most_frequent_value(tmp_path):
         augment = ["flip", "shift"] if number else []
         make_run(tmp_path, f"r{number}", learning_rate=rate, filters=[4, 8] if number else [8, 8], augment=augment)
     assert comparison.read_runs(tmp_path)["configuration"].to_list() == [
-        "learning_rate = 0.001, filters = 8-8, augment = none", "learning_rate = 0.003", "learning_rate = 0.01",
+        "filters = 8-8, learning_rate = 0.001, augment = none", "learning_rate = 0.003", "learning_rate = 0.01",
     ]  # fmt: skip
 
 
