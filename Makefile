@@ -7,7 +7,10 @@ PY := $(VENV)/bin/python
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# Was the environment made in this very folder? One that was moved, copied or left half made is made anew.
+IN_PLACE := ( . $(VENV)/bin/activate && [ "$$VIRTUAL_ENV" -ef $(VENV) ] && $(PY) -c "" ) 2>/dev/null
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+UV := $(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt
 
 .PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides sweep bench lint lock help
 
@@ -15,7 +18,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=params/full.yaml: runs/full)
-	@$(PY) -m fmnist_utils.pipeline $(PARAMS)
+	@$(PY) -m fmnist_utils.pipeline "$(PARAMS)"
 
 test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow" -n 2 --dist loadfile
@@ -41,18 +44,22 @@ steady: dev-tools data  ## strict nbval 20 times, two at once (an hour)
 
 setup: $(VENV)/.ready  ## the virtual environment
 
+ifneq ($(shell $(IN_PLACE) && echo yes),yes)
+.PHONY: $(VENV)/.ready
+endif
 $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 to 3.13 with venv found (Debian, Ubuntu: apt install python3-venv). Name one: make PYTHON=/path/to/python3.12"; exit 1; fi
-	@[ -x $(PY) ] || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@$(IN_PLACE) && $(PY) -m pip --version >/dev/null 2>&1 || { \
+		echo "making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "installing requirements.txt (about 600 MB on the first time)"
-	@$(PIP) -r requirements.txt -c constraints.txt -e .
+	@$(PIP) uv && $(UV) -r requirements.txt -e . || { echo "trying pip alone"; $(PIP) -r requirements.txt -e .; }
 	@touch $@
 
 data: setup  ## the data set, fetched once and checked
 	@$(PY) -m fmnist_utils.data
 
 lab: data  ## JupyterLab on the notebooks
-	@$(VENV)/bin/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/01_data_exploration.ipynb
+	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/01_data_exploration.ipynb
 
 notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
 	@$(PY) tools/store_notebooks.py
@@ -61,20 +68,20 @@ slides: data  ## reveal.js slides of the notebooks, build/slides/*.html, that op
 	@$(PY) tools/make_slides.py
 
 sweep: data  ## many runs side by side: make sweep SWEEP=sweeps/seeds.yaml OPTIONS="--workers 2"
-	@$(PY) -m fmnist_utils.sweep $(SWEEP) $(OPTIONS)
+	@$(PY) -m fmnist_utils.sweep "$(SWEEP)" $(OPTIONS)
 
 bench: data  ## time to accuracy, beside the recipes people would use instead (hours; goes on where it was stopped)
 	@$(PY) benchmarks/time_to_accuracy.py
 
 lint: dev-tools  ## ruff on package, tests and notebooks
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 
 lock: dev-tools  ## renew constraints.txt
-	@$(VENV)/bin/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --upgrade requirements.txt requirements-dev.txt -o constraints.txt
+	@$(PY) -m uv pip compile --universal --python-version 3.11 --no-header --no-annotate --upgrade requirements.txt requirements-dev.txt -o constraints.txt
 
 .PHONY: dev-tools
 dev-tools: $(VENV)/.dev-ready
 $(VENV)/.dev-ready: requirements-dev.txt $(VENV)/.ready
-	@$(PIP) -r requirements-dev.txt -c constraints.txt
+	@$(UV) -r requirements-dev.txt || { echo "trying pip alone"; $(PIP) -r requirements-dev.txt; }
 	@touch $@

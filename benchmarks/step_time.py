@@ -84,7 +84,7 @@ def measure_elsewhere(precision, steps, old):
     """Return what `measure` returns in a process of its own, the old step with TensorFlow's own number of threads."""
     command = [sys.executable, __file__, "--one", precision, "--steps", str(steps), *(["--old"] if old else [])]
     environment = {**os.environ, **(default_threads() if old else {})}
-    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
     return json.loads(printed.splitlines()[-1])
 
 

@@ -44,14 +44,14 @@ def capacity():
 
 def timed(notebook, base, named, workers):
     """Run a sweep into a folder of its own; return its wall seconds, and each run's seconds of steps and of fit."""
-    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(open(os.devnull, "w")):
+    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(open(os.devnull, "w", encoding="utf-8")):
         began = time.perf_counter()
         result = sweep.run_sweep(notebook, base, named, output, workers=workers)
         seconds = time.perf_counter() - began
         if any(result.values()):
             raise SystemExit(f"a run failed: {result}")
         folders = [Path(output) / name for name in named]
-        steps = [json.loads((folder / runs.METRICS).read_text())["train_seconds"] for folder in folders]
+        steps = [json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))["train_seconds"] for folder in folders]
         executed = [nbformat.read(folder / "notebooks" / notebook.name, as_version=4) for folder in folders]
         return (
             seconds,
@@ -70,7 +70,7 @@ def main():
     content = {"notebook": str(runs.ROOT / "notebooks/03_training.ipynb"), "variants": [changes]}
     content |= {"base": str(runs.ROOT / "params/quick.yaml"), "seeds": list(range(arguments.runs))}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content))
+        (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         described = _sweep_file.read_sweep(Path(folder) / "sweep.yaml")
     capacities, gains, overheads, trainings, validations = [], [], [], [], []
     for number in range(arguments.rounds):
@@ -94,7 +94,7 @@ def main():
         "environment": _environment.environment(),
     }
     path = runs.ROOT / "benchmarks/results/sweep_throughput.json"
-    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     _files.write_json(path, [entry for entry in kept if entry["changes"] != arguments.set] + [result])
     print(json.dumps(result, indent=2))
 

@@ -340,7 +340,7 @@ def main():
                 print(f"--- {name}, seed {seed}", flush=True)
                 environment = {**os.environ, **(step_time.default_threads() if name in THEIRS else {})}
                 subprocess.run([sys.executable, __file__, "--one", name, str(seed)], env=environment, check=True)
-    trainings = [json.loads(path.read_text()) for path in sorted(TRAININGS.glob("*.json"))]
+    trainings = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(TRAININGS.glob("*.json"))]
     result = summarize(trainings, matrix_peak())
     with tempfile.TemporaryDirectory() as folder:
         result |= fit_overhead(folder=folder)

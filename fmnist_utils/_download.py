@@ -118,7 +118,7 @@ def _sources(cache):
     if os.environ.get("FMNIST_DATA_DIR"):
         folder = Path(os.environ["FMNIST_DATA_DIR"]).expanduser()
         yield f"FMNIST_DATA_DIR ({folder})", lambda scratch: _copy(folder, scratch)
-    for home in {os.environ.get("KERAS_HOME") or "~/.keras", "~/.keras"}:
+    for home in dict.fromkeys((os.environ.get("KERAS_HOME") or "~/.keras", "~/.keras")):
         folder = Path(os.path.expanduser(home)) / DATASET
         if folder.is_dir() and folder.resolve() != cache.resolve():
             yield f"the folder {folder}", lambda scratch, folder=folder: _copy(folder, scratch)
@@ -203,7 +203,7 @@ def _own_lists(folder):
 def _apt(folder, *words):
     settings = (f"Acquire::http::Timeout={STALL_SECONDS}", "Acquire::Retries=0", "APT::Sandbox::User=")
     command = ["apt-get", "-q", *(word for setting in settings for word in ("-o", setting)), *words]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=TOTAL_SECONDS)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=TOTAL_SECONDS)
 
 
 def _short(error):

@@ -73,4 +73,4 @@ def _commit():
 def _git(*words):
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", PACKAGE, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()

@@ -149,6 +149,8 @@ def newest(parent):
 
 def copy_reference(folder):
     """Copy the files' contents alone: a project that cannot be written would hand its read-only modes down."""
+    if not REFERENCE.is_dir():  # where only the package is installed
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sources = [path for path in REFERENCE.iterdir() if path.is_file()]

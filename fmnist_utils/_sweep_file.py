@@ -36,7 +36,7 @@ def read_sweep(path):
     content = _read_mapping(path)
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}. There are: {', '.join(KEYS)}")
-    notebook = Path(str(content.get("notebook")))
+    notebook = Path(str(content.get("notebook"))).expanduser()
     if not notebook.is_file():
         raise ValueError(f"{path}: notebook = {content.get('notebook')!r}: there is no such file in {Path.cwd()}")
     defaults = pipeline.defaults(notebook)

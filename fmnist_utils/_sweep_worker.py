@@ -30,7 +30,7 @@ class IgnoreInterrupt(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_notebook(source, notebook, name, parameters, threads, cell_seconds):
+def run_notebook(source, notebook, name, parameters, threads, cell_seconds, versions):
     """Execute one run in a temporary run folder.
 
     Args:
@@ -40,19 +40,19 @@ def run_notebook(source, notebook, name, parameters, threads, cell_seconds):
         parameters (dict): Of the notebook.
         threads (dict): {host: TensorFlow's threads}.
         cell_seconds (int): The longest that a cell may take.
+        versions (dict): What must be installed; a worker that joined a moment ago may have something else.
 
     Returns:
         What went wrong (str), "" if nothing, and the zipped run folder (bytes), in which the executed notebook is, with
         the error of a run that failed.
     """
-    try:
-        scratch = get_worker().local_directory
-    except ValueError:  # called without a cluster
-        scratch = None
+    worker = get_worker()
+    if error := check_worker(worker.address, worker.state.nthreads, worker_info(), versions):
+        return error, _zipped(Path(worker.local_directory, name))
     os.environ |= thread_settings(threads.get(socket.gethostname(), 1))
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # workers share a graphics card
     notebook = Path(notebook)
-    with tempfile.TemporaryDirectory(dir=scratch) as runs_dir:
+    with tempfile.TemporaryDirectory(dir=worker.local_directory) as runs_dir:
         folder = Path(runs_dir) / name
         executed = folder / "notebooks" / notebook.name
         executed.parent.mkdir(parents=True)
@@ -102,6 +102,26 @@ def worker_info():
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     versions["package"] = code_hash(all_modules())
     return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": versions}
+
+
+def check_worker(address, nthreads, info, versions):
+    """Say why a worker cannot take part: more than one thread, no package, another version; "" when it can.
+
+    Args:
+        address (str): Of the worker.
+        nthreads (int): Tasks that it takes at a time.
+        info (dict or Exception): What `worker_info` gave there.
+        versions (dict): What is installed here.
+    """
+    if nthreads > 1:
+        return f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1"
+    if isinstance(info, Exception):
+        return f"the worker {address} has not this project: {info}. Install it there: pip install -e ."
+    for name, wanted in versions.items():
+        if info["versions"].get(name) != wanted:
+            both = f"{str(info['versions'].get(name))[:12]} there, {wanted[:12]} here"
+            return f"the worker {address} has another {name} ({both}). Install the same there."
+    return ""
 
 
 def fetch_data():

@@ -46,7 +46,7 @@ def read_parameters(path, extra=()):
     Raises:
         ValueError: The file is missing or no YAML mapping, no notebook has a name in it, or a value is not allowed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.name:
         raise ValueError("no parameter file is named: give one such as params/quick.yaml")
     try:

@@ -35,7 +35,7 @@ from fmnist_utils import pipeline, runs
 from fmnist_utils._files import read_yaml
 from fmnist_utils._recipe import NETWORK
 from fmnist_utils._sweep_file import describe, read_sweep
-from fmnist_utils._sweep_worker import IgnoreInterrupt, fetch_data, run_notebook, worker_info
+from fmnist_utils._sweep_worker import IgnoreInterrupt, check_worker, fetch_data, run_notebook, worker_info
 from fmnist_utils.model import build_model, layer_costs
 
 GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
@@ -76,26 +76,6 @@ def check_workers(client, threads=None):
     return {info["host"]: threads or max(1, info["cores"] // hosts.count(info["host"])) for info in found.values()}
 
 
-def check_worker(address, nthreads, info, versions):
-    """Say why a worker cannot take part: more than one thread, no package, another version; "" when it can.
-
-    Args:
-        address (str): Of the worker.
-        nthreads (int): Tasks that it takes at a time.
-        info (dict or Exception): What `worker_info` gave there.
-        versions (dict): What is installed here.
-    """
-    if nthreads > 1:
-        return f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1"
-    if isinstance(info, Exception):
-        return f"the worker {address} has not this project: {info}. Install it there: pip install -e ."
-    for name, wanted in versions.items():
-        if info["versions"].get(name) != wanted:
-            both = f"{str(info['versions'].get(name))[:12]} there, {wanted[:12]} here"
-            return f"the worker {address} has another {name} ({both}). Install the same there."
-    return ""
-
-
 def default_workers():
     """Return how many runs fit on this machine side by side: one a core, and 2 GiB of memory for each."""
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // (2 * GIB)))
@@ -133,8 +113,9 @@ def run_sweep(notebook, base, overrides, output, workers=None, scheduler=None, t
         with _cluster(min(workers, len(overrides) - len(result)), scheduler) as client:
             host_threads = check_workers(client, threads)
             print(f"{len(client.nthreads())} workers, dashboard {client.dashboard_link or 'none'}", flush=True)
+            options = (host_threads, cell_seconds, worker_info()["versions"])
             task = (nbformat.writes(nbformat.read(notebook, as_version=4)), str(notebook.resolve()))
-            _run_pending(client, task, base, overrides, output, result, (host_threads, cell_seconds))
+            _run_pending(client, task, base, overrides, output, result, options)
     return result
 
 
@@ -144,11 +125,12 @@ def _run_pending(client, task, base, overrides, output, result, options):
     accepted, finished, futures = dict.fromkeys(client.nthreads(), True), as_completed(), {}
 
     def hand_out():
-        while pending and len(futures) < _slots(client, accepted):
+        fitting = _fitting_workers(client, accepted)
+        where = None if all(accepted.values()) else fitting  # None lets dask use a worker that was started again
+        while pending and len(futures) < max(1, len(fitting)):
             name = pending.pop(0)
-            here = [address for address, good in accepted.items() if good]
             future = client.submit(
-                run_notebook, *task, name, {**base, **overrides[name]}, *options, key=name, pure=False, workers=here,
+                run_notebook, *task, name, {**base, **overrides[name]}, *options, key=name, pure=False, workers=where,
             )  # fmt: skip
             futures[future] = name
             finished.add(future)
@@ -165,8 +147,8 @@ def _run_pending(client, task, base, overrides, output, result, options):
             bar.update()
 
 
-def _slots(client, accepted):
-    """Return how many runs the cluster takes now; 1 while its only worker is started again.
+def _fitting_workers(client, accepted):
+    """Return the addresses of the workers that take part now, one run at a time each.
 
     accepted: {address: bool}; workers that joined meanwhile are checked and added to it.
     """
@@ -181,7 +163,7 @@ def _slots(client, accepted):
         accepted[address] = not error
         if error:
             tqdm.write(f"a worker that joined gets no run: {error}")
-    return max(1, sum(accepted.get(address, False) for address in nthreads))
+    return [address for address in nthreads if accepted.get(address)]
 
 
 @contextmanager
@@ -315,7 +297,7 @@ def main(words=None):
     for option in ("workers", "threads", "cell_seconds"):
         if (given := getattr(arguments, option)) is not None and given < 1:
             parser.error(f"--{option.replace('_', '-')} {given}: allowed is 1 or more")
-    output = Path(arguments.output) if arguments.output else runs.runs_folder() / Path(arguments.sweep).stem
+    output = Path(arguments.output or runs.runs_folder() / Path(arguments.sweep).stem).expanduser()
     try:
         notebook, base, overrides = read_sweep(arguments.sweep)
         seconds = estimate(base, overrides, pipeline.defaults(notebook), arguments.workers or default_workers())

@@ -1,6 +1,5 @@
 """Killed at any moment, a run goes on when it is started again and ends with the weights of an undisturbed one."""
 
-import json
 import os
 import signal
 import subprocess
@@ -49,7 +48,7 @@ MOMENTS = [("execution", n) for n in (2, 5, 9)] + [("rename", n) for n in (1, 2,
 def train(home, function="none", moment=0):
     environment = {**os.environ, "FMNIST_RUNS_DIR": str(home), "MPLBACKEND": "Agg"}
     command = [sys.executable, "-c", CHILD, function, str(moment)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
 
 
 def results(home):
@@ -58,7 +57,7 @@ def results(home):
     weights = evaluation.load_model(folder / runs.MODEL).get_weights()
     with np.load(folder / runs.VALIDATION) as file:
         arrays = {name: file[name] for name in file}
-    metrics = json.loads((folder / runs.METRICS).read_text())
+    metrics = runs.read_metrics(runs.Run(folder, {}))
     return weights, arrays, {name: metrics[name] for name in ("val_accuracy", "val_loss", "best_epoch", "epochs_run")}
 
 
@@ -71,7 +70,8 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("function", "moment"), MOMENTS)
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(function, moment, tmp_path, undisturbed):
+def test_killed_run(function, moment, tmp_path, undisturbed):
+    """Started again, it ends with the weights of an undisturbed one."""
     killed = train(tmp_path, function, moment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = train(tmp_path)

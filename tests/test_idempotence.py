@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from shipped import shipped
 
 from fmnist_utils import runs
 from fmnist_utils._tensorflow import tf
 
 pytestmark = pytest.mark.slow
-PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1], "run_name": "twice"}
 SECONDS = {"seconds", "train_seconds", "images_per_second"}
 
@@ -94,8 +94,9 @@ def folder(monkeypatch):
     assert set(os.listdir()) == before, "a notebook wrote beside itself"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_cells_run_twice_and_sections_again_change_nothing(path, folder):
+@pytest.mark.parametrize("path", shipped("notebooks/*.ipynb"), ids=lambda path: path.stem)
+def test_cells_twice_and_sections_again(path, folder):
+    """Nothing that a notebook holds changes."""
     notebook = Notebook(path)
     for cell in notebook.code:
         notebook.run(cell)

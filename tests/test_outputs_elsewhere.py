@@ -13,14 +13,18 @@ from papermill.exceptions import PapermillExecutionError
 
 
 @pytest.fixture
-def source(tmp_path):
-    """A notebook that writes a file beside its run's name, and fails when it is told to."""
+def execute(tmp_path):
+    """A function that executes a notebook, which writes a file named as its run, and fails when its seed is 7."""
     cell = 'import pathlib\npathlib.Path(run_name).write_text("a run")\nassert seed < 7, "as asked"'
     parameters = nbformat.v4.new_code_cell('run_name: str = "x"\nseed: int = 0', metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "source.ipynb")
-    return tmp_path / "source.ipynb"
+
+    def run(target, source=tmp_path / "source.ipynb", **values):
+        papermill.execute_notebook(source, target, values, cwd=tmp_path, progress_bar=False)
+
+    return run
 
 
 def seeds_in(notebook):
@@ -31,9 +35,8 @@ def seeds_in(notebook):
 @pytest.fixture(scope="module")  # papermill keeps its first connection
 def bucket():
     boto3 = pytest.importorskip("boto3", reason="needs boto3, of papermill[s3]: requirements-dev.txt")
-    server = pytest.importorskip("moto.server", reason="needs moto: requirements-dev.txt").ThreadedMotoServer(
-        "127.0.0.1", 0
-    )
+    moto = pytest.importorskip("moto.server", reason="needs moto: requirements-dev.txt")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
     values = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -47,26 +50,25 @@ def bucket():
     server.stop()
 
 
-def test_an_executed_notebook_is_kept_in_s3_and_read_from_there(source, bucket, tmp_path):
-    stored = f"{bucket}/week-1/out.ipynb"
-    papermill.execute_notebook(source, stored, {"run_name": "here", "seed": 1}, cwd=tmp_path, progress_bar=False)
+def test_s3_source_and_target(execute, bucket, tmp_path):
+    stored, again = f"{bucket}/week-1/out.ipynb", f"{bucket}/week-1/again.ipynb"
+    execute(stored, run_name="here", seed=1)
     assert "seed = 1" in seeds_in(papermill.iorw.load_notebook_node(stored))
-    assert (tmp_path / "here").read_text() == "a run"
-
-    again = f"{bucket}/week-1/again.ipynb"  # a notebook in the store is a source too
-    papermill.execute_notebook(stored, again, {"run_name": "again", "seed": 2}, cwd=tmp_path, progress_bar=False)
+    assert (tmp_path / "here").read_text(encoding="utf-8") == "a run"
+    execute(again, source=stored, seed=2)
     assert "seed = 2" in seeds_in(papermill.iorw.load_notebook_node(again))
 
 
-def test_a_notebook_that_fails_is_kept_in_s3_with_its_error(source, bucket, tmp_path):
+def test_s3_failed_notebook(execute, bucket):
+    """It is kept with its error."""
     stored = f"{bucket}/failed.ipynb"
     with pytest.raises(PapermillExecutionError, match="as asked"):
-        papermill.execute_notebook(source, stored, {"seed": 7}, cwd=tmp_path, progress_bar=False)
+        execute(stored, seed=7)
     outputs = [output for cell in papermill.iorw.load_notebook_node(stored).cells for output in cell.get("outputs", [])]
     assert any(output.output_type == "error" and "as asked" in output.evalue for output in outputs)
 
 
-def test_an_executed_notebook_is_put_to_a_web_address(source, tmp_path):
+def test_web_address(execute):
     kept = {}
 
     class Store(BaseHTTPRequestHandler):
@@ -81,8 +83,7 @@ def test_an_executed_notebook_is_put_to_a_web_address(source, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        address = f"http://127.0.0.1:{server.server_port}/out.ipynb"
-        papermill.execute_notebook(source, address, {"seed": 3}, cwd=tmp_path, progress_bar=False)
+        execute(f"http://127.0.0.1:{server.server_port}/out.ipynb", seed=3)
     finally:
         server.shutdown()
         server.server_close()

@@ -1,17 +1,18 @@
 """Sweeps: what is wrong is said before anything starts, nothing finished is lost, and nothing is done twice.
 
-Most tests use a notebook that trains nothing, so that a run takes about a second.
+Most tests use a notebook that trains nothing, so that a run takes about a second. It was made with a kernel that is not
+here, and has letters in it that an 8-bit code page lacks.
 """
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -19,16 +20,26 @@ import psutil
 import pytest
 import yaml
 from distributed import Client, LocalCluster, default_client
+from shipped import shipped
 
-from fmnist_utils import _sweep_file, _sweep_worker, pipeline, runs, sweep
+from fmnist_utils import _environment, _files, _sweep_file, _sweep_worker, data, pipeline, runs, sweep
 
+HEAD = """run_name: str = "x"  # name
+runs_dir: str = "runs"  # folder
+seed: int = 0  # number
+what: str = "write"  # to do
+marker: str = "marker"  # file
+dropout: float = 0.1  # share
+epochs: int = 1  # of its own
+filters: str = "none"  # of its own: no list, as 03's are
+augment: bool = True  # of its own"""
 CELL = """
 import json, os, pathlib, signal, time
 folder = pathlib.Path(runs_dir) / run_name
 folder.mkdir(parents=True, exist_ok=True)
 once = pathlib.Path(marker)
 if what == "raise":
-    raise ValueError("as asked")
+    raise ValueError("as asked – ✓")
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "hang":
@@ -40,6 +51,8 @@ if what == "kill the worker once" and not once.exists():
 if what == "wait for the marker":
     while not once.exists():
         time.sleep(0.05)
+if what == "import from beside":
+    import beside
 if what != "write nothing":
     text = json.dumps({"val_accuracy": seed / 10, "train_seconds": 1.0, "pid": os.getpid()})
     (folder / "metrics.json").write_text(text)
@@ -48,65 +61,69 @@ if what != "write nothing":
 
 @pytest.fixture
 def trivial(tmp_path, monkeypatch):
-    """A folder with a notebook that trains nothing; the working directory is there."""
-    head = nbformat.v4.new_code_cell(
-        'run_name: str = "x"  # name\nruns_dir: str = "runs"  # folder\nseed: int = 0  # number\n'
-        'what: str = "write"  # to do\nmarker: str = "marker"  # file\ndropout: float = 0.1  # share',
-        metadata={"tags": ["parameters"]},
-    )
+    """A folder with a notebook that trains nothing, and a module beside it; the working directory is there."""
+    head = nbformat.v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[head, nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = {"name": "myenv", "display_name": "My env", "language": "python"}
     nbformat.write(notebook, tmp_path / "trivial.ipynb")
+    (tmp_path / "beside.py").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def described(folder, **content):
+def sweep_file(folder, **content):
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"notebook": "trivial.ipynb", **content}))
+    text = yaml.safe_dump({"notebook": "trivial.ipynb", **content})
+    path.write_text(f"# – ✓\n{text}", encoding="utf-8")
     return path
 
 
 def swept(folder, options=None, **content):
-    """Run a sweep; return {(what, seed): what went wrong} and the output folder."""
-    notebook, base, named = _sweep_file.read_sweep(described(folder, **content))
-    result = sweep.run_sweep(notebook, base, named, folder / "out", **{"workers": 2, **(options or {})})
-    told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in named.items()}
+    """Run a sweep; return {(what, seed): what went wrong}, and {(what, seed): folder}."""
+    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(folder, **content))
+    result = sweep.run_sweep(notebook, base, overrides, folder / "out", **{"workers": 2, **(options or {})})
+    told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in overrides.items()}
     return {key: result[name] for key, name in told.items()}, {k: folder / "out" / n for k, n in told.items()}
 
 
-# ---------------------------------------------------------------------------------------------- the description
+def metrics(folder):
+    return json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))
 
 
-def test_a_sweep_is_every_combination_of_its_parts(trivial):
-    path = described(
+def names(folder, **content):
+    return set(_sweep_file.read_sweep(sweep_file(folder, **content))[2])
+
+
+# ---------------------------------------------------------------------------------------------- the sweep file
+
+
+def test_file_combinations(trivial):
+    """Every combination of the parts is a run, a round of all for each seed, and the same at each reading."""
+    path = sweep_file(
         trivial,
         variants=[{}, {"what": "raise"}],
         random={"samples": 2, "seed": 3, "ranges": {"dropout": {"low": 0.01, "high": 0.5, "log": True}}},
         seeds=[0, 1, 2],
     )
-    _, _, named = _sweep_file.read_sweep(path)
-    assert len(named) == 12
-    assert {changes["seed"] for changes in named.values()} == {0, 1, 2}
-    drawn = {changes["dropout"] for changes in named.values()}
+    _, _, overrides = _sweep_file.read_sweep(path)
+    assert [changes["seed"] for changes in overrides.values()] == [0] * 4 + [1] * 4 + [2] * 4
+    drawn = {changes["dropout"] for changes in overrides.values()}
     assert len(drawn) == 2 and all(0.01 <= value <= 0.5 for value in drawn)
-    assert [changes["seed"] for changes in named.values()] == [0] * 4 + [1] * 4 + [2] * 4  # a round of all, each seed
-    assert named == _sweep_file.read_sweep(path)[2]
+    assert overrides == _sweep_file.read_sweep(path)[2]
 
 
-def test_whole_limits_give_whole_numbers_of_the_whole_range():
-    (low, high) = (1, 4)
-    ranges = {"samples": 200, "ranges": {"epochs": {"low": low, "high": high}}}
-    drawn = {sample["epochs"] for sample in _sweep_file._samples("file", ranges)}
-    assert drawn == {1, 2, 3, 4} and all(type(value) is int for value in drawn)
-    many = [s["epochs"] for s in _sweep_file._samples("file", {**ranges, "samples": 4000})]
-    assert np.bincount(many)[1:] == pytest.approx([1000] * 4, abs=120)  # 1 and 4 as often as 2 and 3
-
-
-def test_a_log_scale_gives_each_power_of_ten_its_share():
-    ranges = {"samples": 2000, "ranges": {"learning_rate": {"low": 0.0001, "high": 0.1, "log": True}}}
-    drawn = [sample["learning_rate"] for sample in _sweep_file._samples("file", ranges)]
-    assert np.histogram(drawn, [1e-4, 1e-3, 1e-2, 1e-1])[0] == pytest.approx([667, 667, 667], abs=75)
+@pytest.mark.parametrize(
+    ("limits", "edges", "share"),
+    [({"low": 1, "high": 4}, [1, 2, 3, 4, 5], 1000),
+     ({"low": 0.0001, "high": 0.1, "log": True}, [1e-4, 1e-3, 1e-2, 0.1], 1333)],
+    ids=["whole", "log"],
+)  # fmt: skip
+def test_random_shares(limits, edges, share):
+    """Each whole number, the limits too, and each power of ten has its share."""
+    drawn = [sample["x"] for sample in _sweep_file._samples("file", {"samples": 4000, "ranges": {"x": limits}})]
+    assert {type(value) for value in drawn} == {type(limits["low"])}
+    assert min(drawn) >= limits["low"] and max(drawn) <= limits["high"]
+    assert np.histogram(drawn, edges)[0] == pytest.approx([share] * (len(edges) - 1), abs=120)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +131,7 @@ def test_a_log_scale_gives_each_power_of_ten_its_share():
     [
         ({"grids": {}}, "unknown key grids. There are: notebook, base"),
         ({"notebook": "nowhere.ipynb"}, "notebook = 'nowhere.ipynb': there is no such file"),
-        ({"grid": {"rate": [1]}}, "has no parameter rate. There are: dropout, marker, seed, what"),
+        ({"grid": {"rate": [1]}}, "has no parameter rate. There are: augment, dropout, epochs, filters, marker, seed"),
         ({"grid": {"dropout": []}}, r"grid, dropout = \[\]: allowed is a list with at least one"),
         ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"),
         ({"grid": ["dropout"]}, "grid = .* must hold lines"),
@@ -137,83 +154,151 @@ def test_a_log_scale_gives_each_power_of_ten_its_share():
         ({"base": "nowhere.yaml"}, "cannot read the parameter file nowhere.yaml"),
     ],
 )
-def test_a_bad_description_is_refused_in_one_line(trivial, content, message):
+def test_bad_file(trivial, content, message):
+    """It is refused in one line."""
     with pytest.raises(ValueError, match=message) as caught:
-        _sweep_file.read_sweep(described(trivial, **content))
+        _sweep_file.read_sweep(sweep_file(trivial, **content))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["grid: [5", "- 5", "notebook: !!python/object/apply:os.getcwd []"])
-def test_what_is_no_yaml_mapping_is_refused_in_one_line(trivial, text):
-    (trivial / "bad.yaml").write_text(text)
+@pytest.mark.parametrize("text", ["grid: [5", "- 5"])
+def test_file_no_yaml_mapping(trivial, text):
+    (trivial / "bad.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"bad\.yaml") as caught:
         _sweep_file.read_sweep("bad.yaml")
     assert "\n" not in str(caught.value)
 
 
-def test_the_shipped_sweeps_are_valid_and_ablation_takes_away_each_component(monkeypatch):
+def test_shipped_files(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
-    read = {path.stem: _sweep_file.read_sweep(path) for path in sorted((runs.ROOT / "sweeps").glob("*.yaml"))}
-    assert set(read) >= {"learning_rate", "ablation", "seeds"}
-    _, base, named = read["ablation"]
+    for path in shipped("sweeps/*.yaml"):
+        assert _sweep_file.read_sweep(path)[2]
+
+
+def test_shipped_ablation(monkeypatch):
+    """It takes away each component, at the seeds of the base, and no variant leaks into what all share."""
+    monkeypatch.chdir(runs.ROOT)
+    _, base, overrides = _sweep_file.read_sweep("sweeps/ablation.yaml")
     seeds_of = {}
-    for changes in named.values():
+    for changes in overrides.values():
         seeds_of.setdefault(frozenset(changes) - {"seed"}, set()).add(changes["seed"])
     for name in ("batch_norm", "dropout", "pooling_head", "dense_units", "augment", "schedule", "early_stopping"):
         assert seeds_of[frozenset([name])] == seeds_of[frozenset()] >= {0, 1, 2, 3}, name
     shared = pipeline.read_parameters("params/quick.yaml")
-    assert base == {name: value for name, value in shared.items() if name != "run_name"}  # no variant leaks into it
+    assert base == {name: value for name, value in shared.items() if name != "run_name"}
 
 
-def test_a_name_changes_with_parameters_and_training_code_and_with_nothing_else(trivial):
-    before = set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2])
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[1]))[2]) != before
+@pytest.mark.parametrize("path", shipped("notebooks/0*.ipynb"), ids=lambda path: path.stem)
+def test_notebooks_that_can_be_swept(path, tmp_path):
+    """Of the project's, 03 alone writes runs; of the others that is said before anything starts."""
+    file = sweep_file(tmp_path, notebook=str(path))
+    if path.stem == pipeline.TRAINING:
+        assert len(_sweep_file.read_sweep(file)[2]) == 1
+        return
+    with pytest.raises(ValueError, match=r"cannot be swept: it (declares no parameter|writes no metrics\.json)"):
+        _sweep_file.read_sweep(file)
+
+
+def test_notebook_with_parameters_of_its_own(trivial):
+    """Names that are 03's too may mean something else in it, and no training time is foretold."""
+    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(trivial, grid={"augment": [True, False]}))
+    assert len(overrides) == 2
+    assert sweep.estimate(base, overrides, pipeline.defaults(notebook), 1) is None
+
+
+def test_estimate(monkeypatch):
+    """The reference run's seconds, by images, epochs, work and workers."""
+    defaults = pipeline.defaults(pipeline.TRAINING)
+    reference = runs.Run(runs.REFERENCE, _files.read_yaml(runs.REFERENCE / runs.PARAMS))
+    same = {name: value for name, value in reference.params.items() if name in defaults}
+    seconds = runs.read_metrics(reference)["train_seconds"]
+    assert sweep.estimate({}, {"a": same}, defaults, 1) == pytest.approx(seconds)
+    assert sweep.estimate(same, {"a": {"epochs": 2 * same["epochs"]}, "b": {}}, defaults, 2) == pytest.approx(
+        1.5 * seconds
+    )
+    assert sweep.estimate(same, {"a": {"filters": [8, 8, 8]}}, defaults, 1) < seconds / 4
+
+
+# ---------------------------------------------------------------------------------------------- names of runs
+
+
+def test_run_name(trivial):
+    """It changes with parameters and code cells, and not with prose."""
+    before = names(trivial, seeds=[0])
+    assert names(trivial, seeds=[1]) != before
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) == before
-    notebook.cells[1].source += "\n"
-    notebook.cells[1].source += "x = 1"
+    assert names(trivial, seeds=[0]) == before
+    notebook.cells[1].source += "\nx = 1"
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) != before
+    assert names(trivial, seeds=[0]) != before
+
+
+@pytest.mark.parametrize("module", sorted(_environment.all_modules()))
+def test_run_name_after_an_edit(module, trivial, edit_package):
+    """The modules that train rename the runs, which so start anew; lessons, plots and tools do not."""
+    before = names(trivial)
+    edit_package(module)
+    trains = {"model.py", "augmentation.py", "training.py", "data.py", "_checkpoint.py", "_tensorflow.py"}
+    assert (names(trivial) != before) == (module in trains | {"_training_copy.py"})
 
 
 # ---------------------------------------------------------------------------------------------- runs and faults
 
 
-def test_each_failure_is_told_the_others_go_on_and_what_is_complete_stays(trivial):
-    parts = {"grid": {"what": ["write", "raise", "die", "write nothing", "kill the worker once"]}, "seeds": [1]}
-    parts["variants"] = [{"marker": str(trivial / "marker")}]
+def test_failing_runs(trivial):
+    """Each failure is told, the others go on, and what is complete stays."""
+    what = ["write", "raise", "die", "write nothing", "import from beside"]
+    parts = {"variants": [{"marker": str(trivial / "marker")}], "grid": {"what": what}, "seeds": [1]}
     result, folders = swept(trivial, **parts)
-    assert result[("write", 1)] == "" and result[("kill the worker once", 1)] == ""
-    assert "ValueError: as asked" in result[("raise", 1)]
+    assert result[("write", 1)] == result[("import from beside", 1)] == ""
+    assert "ValueError: as asked – ✓" in result[("raise", 1)]
     assert "kernel died" in result[("die", 1)]
     assert "wrote no metrics.json" in result[("write nothing", 1)]
     kept = nbformat.read(folders[("raise", 1)] / "notebooks" / "trivial.ipynb", as_version=4)
     assert any(out.output_type == "error" for cell in kept.cells if cell.cell_type == "code" for out in cell.outputs)
-    first = (folders[("write", 1)] / "metrics.json").read_text()
+    first = metrics(folders[("write", 1)])
 
     again, _ = swept(trivial, **parts)
     assert again == result
-    assert (folders[("write", 1)] / "metrics.json").read_text() == first  # the process in it is another otherwise
+    assert metrics(folders[("write", 1)]) == first, "a complete run ran again, in another process"
 
 
-def test_a_cell_that_hangs_is_stopped(trivial):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_worker(workers, trivial):
+    """Its run is started again, on the same worker where there is only one."""
+    variants = [{"marker": str(trivial / "marker"), "what": "kill the worker once"}]
+    result, _ = swept(trivial, {"workers": workers}, variants=variants, seeds=[1, 2])
+    assert set(result.values()) == {""}
+
+
+def test_hanging_cell(trivial):
     result, _ = swept(trivial, {"cell_seconds": 6}, grid={"what": ["hang", "write"]})
     assert "more than 6 s" in result[("hang", 0)] and result[("write", 0)] == ""
 
 
-def test_the_threads_of_a_run_do_not_depend_on_how_many_runs_are_left(trivial, monkeypatch):
+def test_threads(trivial, monkeypatch):
+    """Those of a run do not depend on how many runs are left."""
     monkeypatch.setattr(sweep, "CPU_COUNT", 8)
-    asked, check = [], sweep.check_workers
-    monkeypatch.setattr(sweep, "check_workers", lambda client, threads: asked.append(threads) or check(client, threads))
-    swept(trivial, {"workers": 2}, seeds=[1])
-    swept(trivial, {"workers": 2}, seeds=[1, 2])  # one of two is left
-    swept(trivial, {"workers": 2}, seeds=[3, 4])
+    asked = []
+
+    def check(client, threads):
+        asked.append(threads)
+        raise sweep.SweepError("enough")
+
+    monkeypatch.setattr(sweep, "check_workers", check)
+    for seeds in ([1], [1, 2], [3, 4]):
+        with pytest.raises(sweep.SweepError, match="enough"):
+            swept(trivial, {"workers": 2}, seeds=seeds)
+        for name in names(trivial, seeds=seeds[:1]):  # as if this one had been completed: one of two is left
+            (trivial / "out" / name).mkdir(exist_ok=True)
+            (trivial / "out" / name / runs.METRICS).touch()
     assert asked == [8, 4, 4]
 
 
-def test_no_run_queues_behind_another_on_a_worker(trivial, monkeypatch):
+def test_no_queue_on_a_worker(trivial, monkeypatch):
+    """No run waits behind another while a worker is idle."""
     collect, most = sweep._collect, []
 
     def counting(*args):
@@ -225,41 +310,31 @@ def test_no_run_queues_behind_another_on_a_worker(trivial, monkeypatch):
     assert not any(result.values()) and max(most) == 1
 
 
-def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
-    execute, tries = pipeline.papermill.execute_notebook, []
+@pytest.mark.parametrize("failures", [2, 3])
+def test_kernel_whose_start_fails(failures, trivial, monkeypatch):
+    """It is started again, twice at most."""
+    tries = []
 
     def colliding(*args, **kwargs):
         tries.append(1)
-        if len(tries) < 3:
+        if len(tries) <= failures:
             raise RuntimeError("Kernel didn't respond: address already in use")
-        return execute(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.papermill, "execute_notebook", colliding)
-    source = (trivial / "trivial.ipynb").read_text()
-    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
-    assert wrong == "" and len(tries) == 3
-    monkeypatch.setattr(sweep, "STARTS", 1)
-    tries.clear()
-    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
-    assert "could not be started" in wrong and "address already in use" in wrong
+    error = _sweep_worker._execute("in.ipynb", "out.ipynb", {}, trivial, 60)
+    told = "the kernel could not be started: Kernel didn't respond: address already in use"
+    assert error == (told if failures == 3 else "") and len(tries) == 3
 
 
-def test_two_sweeps_cannot_write_one_output(trivial):
-    with sweep._lock_output(trivial / "out"):
-        second = f"""
-from pathlib import Path
-from fmnist_utils import sweep
-try:
-    with sweep._lock_output(Path({str(trivial / "out")!r})):
-        print("held twice")
-except sweep.SweepError as error:
-    print(error)
-"""
-        shown = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True).stdout
-    assert "another sweep is writing" in shown and "another --output" in shown
+def test_two_sweeps_of_one_output(trivial, hold_lock):
+    (trivial / "out").mkdir()
+    hold_lock(trivial / "out" / ".sweep.lock")
+    with pytest.raises(sweep.SweepError, match=r"another sweep is writing .*another --output"):
+        swept(trivial, seeds=[0])
 
 
-def test_a_full_disk_keeps_what_is_finished_and_says_what_to_do(trivial, monkeypatch):
+def test_full_disk(trivial, monkeypatch):
+    """What is finished is kept, and the error says what to do."""
     replace, moved = os.replace, []
 
     def full(source, target):
@@ -273,33 +348,17 @@ def test_a_full_disk_keeps_what_is_finished_and_says_what_to_do(trivial, monkeyp
     with pytest.raises(sweep.SweepError, match=r"No space left.*make room, then start the same command again"):
         swept(trivial, seeds=[0, 1, 2])
     assert [p.parent.name for p in (trivial / "out").glob("[!.]*/metrics.json")] == [moved[0].name]
-    monkeypatch.undo()
-    os.chdir(trivial)
+    monkeypatch.setattr(sweep.os, "replace", replace)
     result, _ = swept(trivial, seeds=[0, 1, 2])
     assert set(result.values()) == {""} and not list((trivial / "out").glob(".incoming-*"))
 
 
-def test_a_really_full_file_system(trivial):
-    """On a file system of 64 KiB, where mounting one is allowed."""
-    small = trivial / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a file system")
-    try:
-        notebook, base, named = _sweep_file.read_sweep(described(trivial, seeds=list(range(12))))
-        with pytest.raises(sweep.SweepError, match="No space left"):
-            sweep.run_sweep(notebook, base, named, small, workers=1)
-        finished = [p for p in small.glob("[!.]*/metrics.json")]
-        assert finished and all(json.loads(path.read_text())["train_seconds"] == 1.0 for path in finished)
-        assert not list(small.glob(".incoming-*"))
-    finally:
-        subprocess.run(["umount", small], check=True)
+# ---------------------------------------------------------------------------------------------- the command
 
 
 def command(folder, *words, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "fmnist_utils.sweep", *map(str, words)], cwd=folder, text=True,
+        [sys.executable, "-m", "fmnist_utils.sweep", *map(str, words)], cwd=folder, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
     )  # fmt: skip
 
@@ -312,27 +371,33 @@ def wait_for_a_run(output, process):
         time.sleep(0.05)
 
 
-def test_the_command_lists_runs_ends_with_a_table_and_tells_of_failure(trivial):
-    path = described(trivial, grid={"what": ["write", "raise"]})
-    dry = command(trivial, path, "--dry-run", "--output", "out")
-    shown, wrong = dry.communicate()
-    assert dry.returncode == 0 and "2 runs of trivial.ipynb" in shown and "what = raise" in shown, wrong
-    assert not (trivial / "out").exists()
-
-    real = command(trivial, path, "--output", "out", "--workers", "1")
+def test_command(trivial, odd_environment):
+    """It ends with a table and tells of failure, under an 8-bit code page too."""
+    path = sweep_file(trivial, grid={"what": ["write", "raise"]})
+    real = command(trivial, path, "--output", "out", "--workers", "1", env=odd_environment)
     shown, wrong = real.communicate()
-    assert real.returncode == 1 and "1 of 2 runs failed" in wrong
+    assert real.returncode == 1 and "1 of 2 runs failed" in wrong, wrong
     assert "dashboard http://127.0.0.1:" in shown and "complete" in shown and "failed: cell [" in shown
     assert "Traceback" not in wrong
 
-    bad = command(trivial, "nowhere.yaml")
-    shown, wrong = bad.communicate()
-    assert bad.returncode == 1 and "cannot read the sweep file nowhere.yaml" in wrong and "Traceback" not in wrong
+
+def test_command_dry_run(trivial, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(trivial))
+    sweep.main([str(sweep_file(trivial, grid={"what": ["write", "raise"]})), "--dry-run", "--output", "~/out"])
+    shown = capsys.readouterr().out
+    assert f"2 runs of trivial.ipynb, into {trivial / 'out'}\n" in shown and "what = raise" in shown
+    assert not (trivial / "out").exists()
 
 
-def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(trivial):
+def test_command_missing_file(trivial):
+    with pytest.raises(SystemExit, match=r"cannot read the sweep file nowhere\.yaml"):
+        sweep.main(["nowhere.yaml"])
+
+
+def test_command_interrupted(trivial):
+    """Ctrl-C ends it cleanly, and the same command goes on."""
     marker = trivial / "marker"
-    path = described(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
+    path = sweep_file(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
     words = (path, "--output", "out", "--workers", "1")
     first = command(trivial, *words)
     wait_for_a_run(trivial / "out", first)
@@ -345,7 +410,8 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(trivial):
     assert second.returncode == 0 and "1 of 2 runs are complete already" in shown, wrong
 
 
-def test_ctrl_c_ends_even_what_swallows_it(trivial):
+def test_command_interrupt_swallowed(trivial):
+    """Ctrl-C ends even what swallows it."""
     stubborn = f"""
 import signal
 from fmnist_utils import sweep
@@ -357,9 +423,9 @@ def run_sweep(*args, **kwargs):
         except KeyboardInterrupt:
             pass
 sweep.run_sweep, sweep.GRACE = run_sweep, 0.1
-sweep.main([{str(described(trivial, seeds=[0]))!r}, "--output", "out"])
+sweep.main([{str(sweep_file(trivial, seeds=[0]))!r}, "--output", "out"])
 """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     process = subprocess.Popen([sys.executable, "-c", stubborn], **pipes)
     assert "1 runs of trivial.ipynb" in process.stdout.readline()
     assert process.stdout.readline() == "running\n"
@@ -372,7 +438,7 @@ sweep.main([{str(described(trivial, seeds=[0]))!r}, "--output", "out"])
 
 
 @contextmanager
-def cluster(folder, workers, worker_options=("--nthreads", "1")):
+def cluster(folder, workers):
     """A scheduler and workers in processes with folders of their own, as on other hosts; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -392,33 +458,33 @@ def cluster(folder, workers, worker_options=("--nthreads", "1")):
         port = ("--port", address.rsplit(":", 1)[1])
         scheduler = begin("scheduler", "distributed.cli.dask_scheduler", *here, *port)
         for i in range(workers):
-            begin(f"worker{i}", "distributed.cli.dask_worker", address, *here, *worker_options)
+            begin(f"worker{i}", "distributed.cli.dask_worker", address, *here, "--nthreads", "1")
         with Client(address, timeout=60) as client:
             if workers:
                 client.wait_for_workers(workers, timeout=60)
         yield address, scheduler
 
 
-def test_a_cluster_of_separate_processes_gives_the_same_runs(trivial):
-    there = trivial / "cluster"
-    there.mkdir()
-    with cluster(there, 3) as (address, _):
+@pytest.fixture
+def there(tmp_path):
+    """The folder of a cluster's processes."""
+    (tmp_path / "cluster").mkdir()
+    return tmp_path / "cluster"
+
+
+def test_cluster(trivial, there):
+    """Its workers share no folder with the sweep, and each run's folder comes back."""
+    with cluster(there, 2) as (address, _):
         result, folders = swept(trivial, {"scheduler": address, "threads": 1}, seeds=[1, 2, 3, 4])
     assert set(result.values()) == {""}
-    values = {
-        seed: json.loads((path / "metrics.json").read_text())["val_accuracy"] for (_, seed), path in folders.items()
-    }
-    assert values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
-    shutil.rmtree(trivial / "out")
-    _, local = swept(trivial, {"threads": 1}, seeds=[1, 2, 3, 4])
-    assert local == folders
-    assert values[3] == json.loads((local[("write", 3)] / "metrics.json").read_text())["val_accuracy"]
+    found = {seed: metrics(path)["val_accuracy"] for (_, seed), path in folders.items()}
+    assert found == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
 
 
-def test_a_lost_scheduler_is_told_and_the_sweep_started_again_goes_on(trivial):
-    there, marker = trivial / "cluster", trivial / "marker"
-    there.mkdir()
-    path = described(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
+def test_cluster_lost_scheduler(trivial, there):
+    """It is told, and the sweep started again goes on."""
+    marker = trivial / "marker"
+    path = sweep_file(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
     environment = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
     with cluster(there, 1) as (address, scheduler):
         first = command(trivial, path, "--output", "out", "--scheduler", address, env=environment)
@@ -432,83 +498,109 @@ def test_a_lost_scheduler_is_told_and_the_sweep_started_again_goes_on(trivial):
     assert second.returncode == 0 and "1 of 2 runs are complete already" in shown, wrong
 
 
-def test_a_cluster_without_a_worker_is_refused(trivial):
-    there = trivial / "cluster"
-    there.mkdir()
+def test_cluster_without_worker(trivial, there):
     refused = pytest.raises(sweep.SweepError, match="has no worker")
     with cluster(there, 0) as (address, _), refused:
         swept(trivial, {"scheduler": address}, seeds=[0])
 
 
-def test_a_worker_that_takes_two_runs_at_once_is_refused():
-    one_process = LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None)
-    refused = pytest.raises(sweep.SweepError, match=r"takes 2 runs into one process\. Start it with --nthreads 1")
-    with one_process as wide, Client(wide) as client, refused:
-        sweep.check_workers(client)
-
-
-def test_a_scheduler_that_does_not_answer_is_named(trivial):
+def test_cluster_no_scheduler(trivial):
     with pytest.raises(sweep.SweepError, match=r"no scheduler answers at not-an-address"):
         swept(trivial, {"scheduler": "not-an-address://x"}, seeds=[0])
 
 
-def test_a_worker_tells_in_one_line_why_it_has_no_data(monkeypatch):
-    def unavailable():
-        raise sweep.data.DatasetUnavailable("no source:\n  - one\n  - two")
+@pytest.mark.parametrize(
+    ("threads", "versions", "error"),
+    [(2, {}, "takes 2 runs into one process. Start it with --nthreads 1"), (1, {"keras": "1.0"}, "has another keras")],
+)
+def test_worker_that_joins_unseen(threads, versions, error, trivial):
+    """A run that it got before it was checked does not count as complete: the worker itself refuses."""
+    versions = {**_sweep_worker.worker_info()["versions"], **versions}
+    run = ((trivial / "trivial.ipynb").read_text(encoding="utf-8"), "trivial.ipynb", "name", {}, {}, 60, versions)
+    one = LocalCluster(1, threads_per_worker=threads, processes=False, dashboard_address=None)
+    with one as joined, Client(joined) as client:
+        told, _ = client.submit(_sweep_worker.run_notebook, *run).result()
+    assert error in told
 
-    monkeypatch.setattr(sweep.data, "ensure_dataset", unavailable)
-    assert _sweep_worker.fetch_data() == "no source: - one - two"
-    monkeypatch.setattr(sweep.data, "ensure_dataset", lambda: "the cache")
-    assert _sweep_worker.fetch_data() == ""
 
-
-class OneWorker:
+class FakeClient:
     """A client whose one worker answers as the test wants."""
 
-    def __init__(self, inventory, fetched=""):
-        self.answers = {_sweep_worker.worker_info: inventory, _sweep_worker.fetch_data: fetched}
+    def __init__(self, info, fetched="", nthreads=1):
+        self.answers = {_sweep_worker.worker_info: info, _sweep_worker.fetch_data: fetched}
+        self.threads = nthreads
 
     def nthreads(self):
-        return {"tcp://there:1": 1}
+        return {"tcp://there:1": self.threads}
 
     def run(self, function, on_error, workers=None):
         return {"tcp://there:1": self.answers[function]}
 
 
-def test_a_worker_with_another_version_without_package_or_without_data_is_refused():
-    here = _sweep_worker.worker_info()
-    other = {**here, "versions": {**here["versions"], "keras": "1.0"}}
-    with pytest.raises(sweep.SweepError, match=r"another keras \(1\.0 there, .* here\)"):
-        sweep.check_workers(OneWorker(other))
-    with pytest.raises(sweep.SweepError, match="has not this project: No module named 'fmnist_utils'"):
-        sweep.check_workers(OneWorker(ModuleNotFoundError("No module named 'fmnist_utils'")))
-    with pytest.raises(sweep.SweepError, match="cannot get the data set: no network"):
-        sweep.check_workers(OneWorker(here, "no network"))
-    assert sweep.check_workers(OneWorker(here)) == {here["host"]: here["cores"]}
-    assert sweep.check_workers(OneWorker(here), 3) == {here["host"]: 3}
+HERE = _sweep_worker.worker_info()
+OTHER = {**HERE, "versions": {**HERE["versions"], "keras": "1.0"}}
+NO_PACKAGE = ModuleNotFoundError("No module named 'fmnist_utils'")
+REFUSED = [
+    (FakeClient(OTHER), r"another keras \(1\.0 there, .* here\)"),
+    (FakeClient(NO_PACKAGE), "has not this project: No module named 'fmnist_utils'"),
+    (FakeClient(HERE, nthreads=2), r"takes 2 runs into one process\. Start it with --nthreads 1"),
+]
+
+
+@pytest.mark.parametrize(("client", "error"), [*REFUSED, (FakeClient(HERE, "no network"), "the data set: no network")])
+def test_worker_unfit_at_the_start(client, error):
+    with pytest.raises(sweep.SweepError, match=error):
+        sweep.check_workers(client)
+
+
+@pytest.mark.parametrize(("client", "error"), REFUSED)
+def test_worker_unfit_that_joins(client, error, capsys):
+    """It gets no run, which is told once; the others go on."""
+    accepted = {"tcp://known:1": True}
+    assert sweep._fitting_workers(client, accepted) == sweep._fitting_workers(client, accepted) == []
+    assert capsys.readouterr().out.count("a worker that joined gets no run: ") == 1
+    assert accepted == {"tcp://known:1": True, "tcp://there:1": False}
+
+
+def test_worker_fit():
+    client = FakeClient(HERE)
+    assert sweep.check_workers(client) == {HERE["host"]: HERE["cores"]}
+    assert sweep.check_workers(client, 3) == {HERE["host"]: 3}
+    assert sweep._fitting_workers(client, {}) == ["tcp://there:1"]
+
+
+def test_worker_without_data(monkeypatch):
+    """It tells in one line why."""
+
+    def unavailable():
+        raise data.DatasetUnavailable("no source:\n  - one\n  - two")
+
+    monkeypatch.setattr(data, "ensure_dataset", unavailable)
+    assert _sweep_worker.fetch_data() == "no source: - one - two"
+    monkeypatch.setattr(data, "ensure_dataset", lambda: "the cache")
+    assert _sweep_worker.fetch_data() == ""
 
 
 @pytest.mark.slow
-def test_a_cluster_trains_the_same_networks_as_the_local_default(tmp_path, monkeypatch):
-    """Bit for bit, at the same thread count, though its workers share no folder with the sweep."""
+def test_cluster_same_networks(tmp_path, there, monkeypatch):
+    """Bit for bit those of the local default, at the same thread count."""
     monkeypatch.chdir(runs.ROOT)
     small = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1]}
     content = {"notebook": "notebooks/03_training.ipynb", "variants": [small], "seeds": [0, 1, 2]}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    described_runs = _sweep_file.read_sweep(tmp_path / "sweep.yaml")
-    with cluster(tmp_path, 3) as (address, _):
-        there = sweep.run_sweep(*described_runs, tmp_path / "there", scheduler=address, threads=1)
-    here = sweep.run_sweep(*described_runs, tmp_path / "here", workers=2, threads=1)
-    assert there == here == dict.fromkeys(described_runs[2], "")
-    for name in here:
-        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("here", "there")]
+    described = _sweep_file.read_sweep(sweep_file(tmp_path, **content))
+    with cluster(there, 3) as (address, _):
+        far = sweep.run_sweep(*described, tmp_path / "far", scheduler=address, threads=1)
+    near = sweep.run_sweep(*described, tmp_path / "near", workers=2, threads=1)
+    assert far == near == dict.fromkeys(described[2], "")
+    for name in near:
+        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("near", "far")]
         assert np.array_equal(*probability) and len(probability[0]) == 12_000
-    assert len({(tmp_path / "here" / name / runs.VALIDATION).read_bytes() for name in here}) == 3, "seeds differ"
+    assert len({Path(tmp_path / "near" / name / runs.VALIDATION).read_bytes() for name in near}) == 3, "seeds differ"
 
 
 @pytest.mark.slow
-def test_two_hundred_runs_none_lost_and_memory_flat(trivial, monkeypatch):
-    """The sweep's own process holds no run's files after it has written them."""
+def test_two_hundred_runs(trivial, monkeypatch):
+    """None is lost, and the sweep's own process holds no run's files after it has written them."""
     memory, collect = [], sweep._collect
 
     def measuring(*args):

@@ -20,7 +20,7 @@ def main():
     EXERCISES.mkdir(exist_ok=True)
     paths = sorted(SOLUTIONS.glob("*.ipynb"))
     for path in paths:
-        (EXERCISES / path.name).write_text(exercise(path))
+        (EXERCISES / path.name).write_text(exercise(path), encoding="utf-8")
 
 
 if __name__ == "__main__":

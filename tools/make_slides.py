@@ -45,7 +45,7 @@ def fetch_packages():
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir(parents=True)
         done = subprocess.run(
-            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=incoming, text=True, capture_output=True
+            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=incoming, encoding="utf-8", capture_output=True
         )
         if done.returncode:
             sys.exit(f"npm could not fetch {name} {version}: {done.stderr.strip()[-300:]}")
@@ -81,7 +81,7 @@ def main():
         notebook = nbformat.read(path, as_version=4)
         page, _ = exporter().from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
         page = re.sub(MERMAID, "", page, flags=re.DOTALL).replace("</head>", f"{STYLE}</head>", 1)
-        (TARGET / f"{path.stem}.slides.html").write_text(page)
+        (TARGET / f"{path.stem}.slides.html").write_text(page, encoding="utf-8")
         print(f"build/slides/{path.stem}.slides.html")
 
 
