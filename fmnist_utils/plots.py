@@ -21,7 +21,7 @@ def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diver
 
     images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
     images a row. size: inches an image. row_labels: a text for each row, or None. diverging: 0 is white, negative
-    orange, positive blue, for responses; else 0 is white and the highest value black. shared: one colour scale for all
+    orange, positive purple, for responses; else 0 is white and the highest value black. shared: one colour scale for all
     images, or each its own.
     Returns the array of Axes.
     """
@@ -84,7 +84,7 @@ def value_histogram(values, xlabel, labels, ax=None):
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in values]), bins=60)
     for part, label in zip(values, labels, strict=True):
         ax.hist(np.ravel(part), bins=edges, histtype="step", linewidth=2, label=label)
-    ax.set(xlabel=xlabel, ylabel="how many")
+    ax.set(xlabel=xlabel, ylabel="number of values")
     ax.legend()
     return ax
 
@@ -101,9 +101,9 @@ def learning_curves(history, best_epoch=None, axs=None):
         ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
         if best_epoch:
             ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
-        ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()} after each epoch")
+        ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axs[0].legend(frameon=True, framealpha=1, edgecolor="none")
+    axs[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))  # outside, or it would hide the mark of the kept epoch
     return axs
 
 
@@ -141,11 +141,16 @@ def learning_rate(steps, rates, ax=None):
 
 
 def layer_costs(costs, axs=None):
-    """Draw parameters and multiply-adds a layer. costs: frame from model.layer_costs. Returns the two Axes."""
+    """Draw parameters and multiply-adds a layer, each bar with its number, as some are too short to be seen.
+
+    costs: frame from model.layer_costs. Returns the two Axes.
+    """
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
     for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (RIGHT, WRONG), strict=True):
-        ax.barh(costs.index, costs[name], color=color)
+        bars = ax.barh(costs.index, costs[name], color=color)
+        ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        ax.margins(x=0.2)
         ax.yaxis.set_inverted(True)
         ax.set(xlabel=name.replace("_", "-"))
         ax.grid(False, axis="y")
