@@ -21,8 +21,8 @@ def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diver
 
     images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
     images a row. size: inches an image. row_labels: a text for each row, or None. diverging: 0 is white, negative
-    orange, positive purple, for responses; else 0 is white and the highest value black. shared: one colour scale for all
-    images, or each its own.
+    orange, positive purple, for responses; else 0 is white and the highest value black. shared: one colour scale for
+    all images, or each its own.
     Returns the array of Axes.
     """
     images = [np.reshape(image, np.shape(image)[:2]).astype(float) for image in images]
