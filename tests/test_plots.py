@@ -206,6 +206,14 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
+def test_the_legend_of_learning_curves_hides_no_line():
+    axs = plots.learning_curves(HISTORY, 4)
+    axs[0].figure.canvas.draw()
+    (legend,) = [ax.get_legend() for ax in axs if ax.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation", "kept: epoch 4"]
+    assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in axs)
+
+
 def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_loss():
     early = pd.DataFrame({"loss": [1.0, 0.5, 0.1, 0.0], "val_loss": [0.8, 2.0, 2.5, 3.0]}, index=[1, 2, 3, 4])
     axs = plots.loss_curves({"few": early, "many": LATE})
@@ -230,6 +238,7 @@ def test_learning_rate_draws_the_planned_rates_from_0_up():
 def test_layer_costs_draws_parameters_and_multiply_adds_from_the_first_layer_down(given):
     axs = plots.layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
     assert [[bar.get_width() for bar in ax.containers[0]] for ax in axs] == [[10, 0, 30], [5, 7, 0]]
+    assert [[text.get_text() for text in ax.texts] for ax in axs] == [["10", "0", "30"], ["5", "7", "0"]]
     assert [ax.get_xlabel() for ax in axs] == ["parameters", "multiply-adds"]
     assert [text.get_text() for text in axs[0].get_yticklabels()] == ["x", "y", "z"]
     assert all(ax.yaxis_inverted() for ax in axs)
