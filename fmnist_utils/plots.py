@@ -25,8 +25,8 @@ def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, dive
 
     images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
     images a row. size: inches an image. row_labels: a text for each row, or None. diverging: 0 is white, negative
-    orange, positive blue, for responses; else 0 is white and the highest value black. shared: one colour scale for all
-    images, or each its own.
+    orange, positive purple, for responses; else 0 is white and the highest value black. shared: one colour scale for
+    all images, or each its own.
     Returns the array of Axes.
     """
     images = [np.reshape(image, np.shape(image)[:2]).astype(float) for image in images]
@@ -88,7 +88,7 @@ def plot_histograms(values, xlabel, labels, ax=None):
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in values]), bins=60)
     for part, label in zip(values, labels, strict=True):
         ax.hist(np.ravel(part), bins=edges, histtype="step", linewidth=2, label=label)
-    ax.set(xlabel=xlabel, ylabel="how many")
+    ax.set(xlabel=xlabel, ylabel="number of values")
     ax.legend()
     return ax
 
@@ -105,9 +105,9 @@ def plot_learning_curves(history, best_epoch=None, axs=None):
         ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
         if best_epoch:
             ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
-        ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()} after each epoch")
+        ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axs[0].legend(frameon=True, framealpha=1, edgecolor="none")
+    axs[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))  # outside, or it would hide the mark of the kept epoch
     return axs
 
 
@@ -145,11 +145,16 @@ def plot_learning_rate(steps, rates, ax=None):
 
 
 def plot_layer_costs(costs, axs=None):
-    """Draw parameters and multiply-adds a layer. costs: frame from model.layer_costs. Returns the two Axes."""
+    """Draw parameters and multiply-adds a layer, each bar with its number, as some are too short to be seen.
+
+    costs: frame from model.layer_costs. Returns the two Axes.
+    """
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
     for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (CORRECT_COLOR, WRONG_COLOR), strict=True):
-        ax.barh(costs.index, costs[name], color=color)
+        bars = ax.barh(costs.index, costs[name], color=color)
+        ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        ax.margins(x=0.2)
         ax.yaxis.set_inverted(True)
         ax.set(xlabel=name.replace("_", "-"))
         ax.grid(False, axis="y")
@@ -307,13 +312,7 @@ def plot_intervals(frame, xlabel, baseline=None, ax=None):
     ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
         significant = baseline is None or row.low > baseline or row.high < baseline
-        color = (
-            NEUTRAL_COLOR
-            if not significant
-            else WRONG_COLOR
-            if baseline is not None and row.mean < baseline
-            else CORRECT_COLOR
-        )
+        color = NEUTRAL_COLOR if not significant else WRONG_COLOR if baseline is not None and row.mean < baseline else CORRECT_COLOR
         ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
     if baseline is not None:

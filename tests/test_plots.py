@@ -71,9 +71,7 @@ SEVERAL = {
     "effects": lambda **axs: plots.plot_effects(SWEPT, "score", **axs),
 }
 PICTURES = {
-    "heat_grid": lambda: plots.plot_heat_maps(
-        IMAGES, np.linspace(0, 1, 5)[:, None, None] * np.ones((28, 28)), columns=3
-    ),
+    "heat_grid": lambda: plots.plot_heat_maps(IMAGES, np.linspace(0, 1, 5)[:, None, None] * np.ones((28, 28)), columns=3),
     "image_grid": lambda: plots.plot_images(IMAGES, titles=list("vwxyz"), columns=3),
     "predictions": lambda: plots.plot_predictions(IMAGES, Y, Y_PROB, NAMES, columns=2),
 }
@@ -208,6 +206,14 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
+def test_the_legend_of_learning_curves_hides_no_line():
+    axs = plots.plot_learning_curves(HISTORY, 4)
+    axs[0].figure.canvas.draw()
+    (legend,) = [ax.get_legend() for ax in axs if ax.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation", "kept: epoch 4"]
+    assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in axs)
+
+
 def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_loss():
     early = pd.DataFrame({"loss": [1.0, 0.5, 0.1, 0.0], "val_loss": [0.8, 2.0, 2.5, 3.0]}, index=[1, 2, 3, 4])
     axs = plots.plot_loss_curves({"few": early, "many": LATE})
@@ -232,6 +238,7 @@ def test_learning_rate_draws_the_planned_rates_from_0_up():
 def test_layer_costs_draws_parameters_and_multiply_adds_from_the_first_layer_down(given):
     axs = plots.plot_layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
     assert [[bar.get_width() for bar in ax.containers[0]] for ax in axs] == [[10, 0, 30], [5, 7, 0]]
+    assert [[text.get_text() for text in ax.texts] for ax in axs] == [["10", "0", "30"], ["5", "7", "0"]]
     assert [ax.get_xlabel() for ax in axs] == ["parameters", "multiply-adds"]
     assert [text.get_text() for text in axs[0].get_yticklabels()] == ["x", "y", "z"]
     assert all(ax.yaxis_inverted() for ax in axs)
@@ -283,9 +290,7 @@ def test_intervals_colours_what_is_told_apart_from_the_baseline_from_the_first_r
     bars, dots = ax.lines[0:6:2], ax.lines[1:6:2]
     assert [tuple(bar.get_xdata()) for bar in bars[:2]] == [(0.85, 0.95), (0.6, 0.75)]
     assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.9, 0), (0.7, 1), (0.8, 2)]
-    assert [dot.get_color() for dot in dots] == [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR], (
-        "no interval tells nothing"
-    )
+    assert [dot.get_color() for dot in dots] == [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR], "no interval tells nothing"
     assert ax.get_ylim() == (2.5, -0.5) and [t.get_text() for t in ax.get_yticklabels()] == list("xyz")
 
 
