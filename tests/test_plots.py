@@ -59,7 +59,7 @@ ONE = {
     "per_class": lambda **ax: plots.plot_per_class(SCORES, **ax),
     "intervals": lambda **ax: plots.plot_intervals(BOARD, "accuracy", 0.8, **ax),
     "reliability": lambda **ax: plots.plot_reliability_diagram(CALIBRATION, **ax),
-    "embedding": lambda **ax: plots.plot_embedding(PLACES, IMAGES, Y, NAMES, **ax),
+    "embedding": lambda **ax: plots.plot_embedding(PLACES, IMAGES, Y, NAMES, ("across", "up"), **ax),
     "accuracy_against_seconds": lambda **ax: plots.plot_accuracy_against_seconds(BOARD, [True, True, True], **ax),
 }
 SEVERAL = {
@@ -170,6 +170,18 @@ def test_image_grid_shows_images_of_different_sizes():
     assert [ax.images[0].get_clim() for ax in axs[0]] == [(0, 4)] * 2
 
 
+def test_image_grid_has_a_colour_bar_with_its_label_where_one_is_asked_for():
+    axs = plots.plot_images(IMAGES, columns=3, colorbar="weight")
+    bar = axs.flat[0].images[0].colorbar
+    assert bar.ax.get_ylabel() == "weight" and (bar.vmin, bar.vmax) == axs.flat[1].images[0].get_clim()
+    assert plots.plot_images(IMAGES)[0, 0].images[0].colorbar is None
+
+
+def test_image_grid_refuses_one_colour_bar_for_images_of_different_scales():
+    with pytest.raises(ValueError, match="different scales"):
+        plots.plot_images(IMAGES, shared=False, colorbar="weight")
+
+
 def test_class_counts_draws_a_bar_a_class_and_part_from_the_top_down():
     ax = plots.plot_class_counts(COUNTS)
     for bars, part in zip(ax.containers, COUNTS, strict=True):
@@ -206,12 +218,11 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
-def test_the_legend_of_learning_curves_hides_no_line():
-    axs = plots.plot_learning_curves(HISTORY, 4)
-    axs[0].figure.canvas.draw()
-    (legend,) = [ax.get_legend() for ax in axs if ax.get_legend()]
-    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation", "kept: epoch 4"]
-    assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in axs)
+def test_learning_curves_has_its_key_beside_the_curves_where_it_hides_none():
+    axs = plots.plot_learning_curves(HISTORY, 3)
+    axs[1].figure.canvas.draw()
+    assert axs[1].get_legend().get_window_extent().x0 >= axs[1].get_window_extent().x1
+    assert axs[0].get_legend() is None
 
 
 def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_loss():
@@ -264,7 +275,9 @@ def test_per_class_puts_each_dot_at_its_class():
     }
     for line, column in zip(ax.lines, ("precision", "recall", "f1"), strict=True):
         assert_array_equal(line.get_xdata(), SCORES[column])
-        assert_array_equal(line.get_ydata(), range(10))
+        assert_array_equal(np.round(line.get_ydata()), range(10))
+    heights = np.array([line.get_ydata() for line in ax.lines])
+    assert np.diff(np.sort(heights.ravel())).min() > 0.2, "marks of one class stand below each other"
 
 
 @pytest.mark.parametrize(
@@ -325,6 +338,11 @@ def test_heat_grid_lays_more_orange_where_it_is_hotter_and_none_at_0():
     assert colors[..., 3].sum() == pytest.approx(1.5 * colors[3, 5, 3])
 
 
+def test_heat_grid_names_its_rows():
+    axs = plots.plot_heat_maps(IMAGES[:4], np.zeros((4, 28, 28)), columns=2, row_labels=["first", "second"])
+    assert [ax.get_ylabel() for ax in axs[:, 0]] == ["first", "second"]
+
+
 def test_reliability_puts_accuracy_over_confidence_beside_the_diagonal():
     ax = plots.plot_reliability_diagram(CALIBRATION)
     diagonal, *lines = ax.lines
@@ -333,7 +351,20 @@ def test_reliability_puts_accuracy_over_confidence_beside_the_diagonal():
         assert line.get_label() == name
         assert_allclose(line.get_xydata(), table[["confidence", "accuracy"]])
     few, many = ax.collections[0].get_sizes()
-    assert many == pytest.approx(9 * few), "a dot's area goes with its images"
+    assert many == pytest.approx(9 * few), "a mark's area goes with its images"
+    key = {text.get_text(): dot.get_sizes() for text, dot in zip(*legend_entries(ax.get_legend()), strict=True)}
+    assert key.keys() == {"1,000 images", "100 images", "10 images"}
+    assert key["100 images"] == pytest.approx(few)
+
+
+def legend_entries(legend):
+    return legend.get_texts(), legend.legend_handles
+
+
+def test_reliability_measures_the_marks_of_both_tables_by_one_key():
+    half = {name: table.iloc[1:] for name, table in CALIBRATION.items()}
+    both = plots.plot_reliability_diagram({"all": CALIBRATION["before"], "some": half["after"]})
+    assert both.collections[0].get_sizes()[1] == both.collections[1].get_sizes()[0]
 
 
 def test_accuracy_against_strength_has_the_strongest_on_the_right():
@@ -344,14 +375,18 @@ def test_accuracy_against_strength_has_the_strongest_on_the_right():
     assert falling.get_xlabel() == "contrast (factor)" and axs[1, 0].axison and not axs[1, 1].axison
 
 
-def test_embedding_shows_an_image_where_there_is_room_and_each_class_name_at_its_median():
+def test_embedding_shows_an_image_where_there_is_room_and_every_dot_in_the_colour_of_its_class():
     ax = plots.plot_embedding(PLACES, IMAGES, Y, NAMES)
-    assert len(ax.images) == 4, "the second lies upon the first"
+    assert len(ax.images) == len(ax.patches) == 4, "the second lies upon the first"
     assert_allclose(ax.images[1].get_array(), IMAGES[2])
     left, right, low, high = ax.images[1].get_extent()
     assert_allclose([(left + right) / 2, (low + high) / 2], PLACES[2])
-    named = {text.get_text(): text.get_position() for text in ax.texts}
-    assert named.keys() == set("ABCDE") and named["C"] == (1, 0)
+    dots = {dots.get_label(): dots for dots in ax.collections}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == NAMES == list(dots)
+    assert_allclose(dots["C"].get_offsets(), PLACES[2:3])
+    assert len({to_hex(of_class.get_facecolor()[0]) for of_class in dots.values()}) == 10
+    assert to_hex(ax.patches[1].get_edgecolor()) == to_hex(dots["C"].get_facecolor()[0])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("", "") and not ax.texts
 
 
 def test_use_style_sets_the_projects_look():
