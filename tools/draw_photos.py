@@ -60,7 +60,7 @@ PICTURES = {  # name: shape, colour of the background, tilt in degrees
     "dress": (dress, (231, 229, 224), 0),
     "ankle_boot": (boot, (228, 226, 222), 0),
     "bag_on_dark": (bag, (38, 40, 44), 0),
-    "t_shirt_tilted": (t_shirt, (231, 229, 224), 35),
+    "t_shirt_tilted": (t_shirt, (231, 229, 224), 45),
     "dress_lying": (dress, (231, 229, 224), 90),
 }
 
