@@ -31,8 +31,11 @@ html_css_files = ["style.css"]
 html_copy_source = False
 html_show_search_summary = False  # it would fetch pages, which a browser refuses for file://
 html_use_index = False  # there is nothing in it
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system has it
 html_theme_options = {
     "show_toc_level": 2,
+    "navbar_persistent": [],
+    "footer_content_items": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "use_repository_button": bool(REPOSITORY),

@@ -1,7 +1,7 @@
 """Make the book: build/book, a site of the notebooks as they are stored, the exercises, README and TEACHING.
 
-Nothing is executed, and the pages ask no network. REPOSITORY, in the environment, is the project's web address, to
-which the links lead that open a notebook on Binder; without it, git's `origin` is taken if that is a web address.
+Nothing is executed, and the pages ask no network. REPOSITORY, in the environment, is the project's address on
+GitHub, to which the links lead that open a notebook on Binder; without it, git's `origin` is taken if it is there.
 """
 
 import os
@@ -15,10 +15,13 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, TARGET = ROOT / "build" / "book-source", ROOT / "build" / "book"
+ADDRESS = r"https://github\.com/[^/\s]+/[^/\s]+"
 MARK = "<!-- the notebooks, by tools/make_book.py -->"
 CARD = """:::{{grid-item-card}} {title}
 :link: notebooks/{name}
 :link-type: doc
+:columns: {columns}
+
 {hook}
 
 You will learn {learn}
@@ -37,10 +40,11 @@ def repository():
         command = ["git", "config", "--get", "remote.origin.url"]
         address = subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.strip()
         address = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", address).removesuffix(".git")
-        address = address if address.startswith("https://") else ""
-    if address and not re.fullmatch(r"https://[^/]+/[^/]+/[^/]+", address.rstrip("/")):
-        sys.exit(f"REPOSITORY is {address!r}; wanted: https://HOST/OWNER/NAME, say https://github.com/you/your-copy")
-    return address.rstrip("/")
+        return address if re.fullmatch(ADDRESS, address) else ""
+    address = address.rstrip("/")
+    if not re.fullmatch(ADDRESS, address):
+        sys.exit(f"REPOSITORY is {address!r}; wanted: https://github.com/OWNER/NAME")
+    return address
 
 
 def cards(paths):
@@ -52,8 +56,9 @@ def cards(paths):
         parts = re.match(shape, title)
         if not parts:
             sys.exit(f"{path.name}: its first cell lacks a title, a sentence, **You will learn** or **Time**")
-        found.append(CARD.format(name=path.stem, **parts.groupdict()))
-    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n".join(found) + "::::"
+        alone = len(paths) % 2 and path == paths[-1]
+        found.append(CARD.format(name=path.stem, columns="12" if alone else "12 12 6 6", **parts.groupdict()))
+    return "::::{grid}\n:gutter: 3\n:margin: 0\n\n" + "\n".join(found) + "::::"
 
 
 def exercises(path):
