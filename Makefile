@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python; do \
 	"$$p" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides sweep bench lint lock help
+.PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides book sweep bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ notebooks: dev-tools data  ## execute the committed notebooks afresh and store t
 
 slides: data  ## reveal.js slides of the notebooks, build/slides/*.html, that open without a network (needs npm)
 	@$(PY) tools/make_slides.py
+
+book: dev-tools  ## a site of the notebooks as stored, build/book, that opens without a network (REPOSITORY=https://github.com/OWNER/NAME)
+	@REPOSITORY="$(REPOSITORY)" $(PY) tools/make_book.py
 
 sweep: data  ## many runs side by side: make sweep SWEEP=sweeps/seeds.yaml OPTIONS="--workers 2"
 	@$(PY) -m fmnist_utils.sweep $(SWEEP) $(OPTIONS)
