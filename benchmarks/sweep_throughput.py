@@ -71,7 +71,7 @@ def main():
     content |= {"base": str(runs.ROOT / "params/quick.yaml"), "seeds": list(range(arguments.runs))}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content))
-        described = sweep.read_sweep(Path(folder) / "sweep.yaml")
+        described = _sweep_file.read_sweep(Path(folder) / "sweep.yaml")
     capacities, gains, overheads, trainings, validations = [], [], [], [], []
     for number in range(arguments.rounds):
         capacities.append(capacity())
@@ -91,11 +91,11 @@ def main():
         "overhead_seconds_median": round(float(np.median(overheads)), 1),
         "train_seconds_median": round(float(np.median(trainings)), 1),
         "fit_beyond_steps_seconds_median": round(float(np.median(validations)), 1),
-        "environment": runs.environment(),
+        "environment": _environment.environment(),
     }
     path = runs.ROOT / "benchmarks/results/sweep_throughput.json"
     kept = json.loads(path.read_text()) if path.exists() else []
-    runs.write_json(path, [entry for entry in kept if entry["changes"] != arguments.set] + [result])
+    _files.write_json(path, [entry for entry in kept if entry["changes"] != arguments.set] + [result])
     print(json.dumps(result, indent=2))
 
 

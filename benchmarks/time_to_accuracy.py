@@ -95,8 +95,8 @@ def train_ours(name, seed):
     pipeline.execute("03_training", parameters, RUNS / f"{run_name}.ipynb", run_name)
     run = runs.find(run_name, RUNS)
     model = evaluation.load_model(run.folder / runs.MODEL)
-    (_, y_raw), (x_test, y_test) = data.load_raw()
-    train_index, _ = data.split_indices(
+    (_, y_raw), (x_test, y_test) = data.load_data()
+    train_index, _ = data.stratified_split(
         y_raw, values["validation_fraction"], values["split_seed"], values["train_size"]
     )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -114,8 +114,8 @@ def train_theirs(name, seed):
     from fmnist_utils import data, evaluation
     from fmnist_utils._tensorflow import tf
 
-    (x_raw, y_raw), (x_test, y_test) = data.load_raw()
-    train_index, valid_index = data.split_indices(y_raw, 0.2, 0)
+    (x_raw, y_raw), (x_test, y_test) = data.load_data()
+    train_index, valid_index = data.stratified_split(y_raw, 0.2, 0)
     x_train, y_train = data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])
     x_valid, y_valid = data.scale(x_raw[valid_index]), data.one_hot(y_raw[valid_index])
     tf.keras.utils.set_random_seed(seed)
@@ -138,7 +138,7 @@ def train_theirs(name, seed):
         y_prob = evaluation.predict(model, data.scale(x_test))
         result["test_accuracy"] = float(np.mean(y_prob.argmax(axis=1) == y_test))
     best = stop.best_epoch + 1 if name == "plain" else len(history)
-    return {**result, "best_epoch": int(best), "environment": runs.environment()}
+    return {**result, "best_epoch": int(best), "environment": _environment.environment()}
 
 
 def facts(name, seed, model, history, images, peak_kilobytes):
@@ -204,8 +204,8 @@ def fit_overhead(rounds=5, images=0, folder=None):
     from fmnist_utils.augmentation import augmented_batches
 
     params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
-    (x_raw, y_raw), _ = data.load_raw()
-    train_index, valid_index = data.split_indices(
+    (x_raw, y_raw), _ = data.load_data()
+    train_index, valid_index = data.stratified_split(
         y_raw, params["validation_fraction"], params["split_seed"], images or params["train_size"]
     )
     x_train, y_train = data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])
@@ -318,7 +318,7 @@ def draw(trainings, path):
     ax.axhline(GOAL, color="#555555", linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="seconds of training (logarithmic)", ylabel="validation accuracy", ylim=(0.8, 0.96))
     ax.legend(loc="lower right")
-    plots.save(ax, path)
+    plots.save_figure(ax, path)
 
 
 def main():
@@ -331,7 +331,7 @@ def main():
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
         train = train_ours if name in OURS else train_theirs
-        runs.write_json(TRAININGS / f"{name}-{seed}.json", train(name, seed))
+        _files.write_json(TRAININGS / f"{name}-{seed}.json", train(name, seed))
         return
     for name in arguments.only:
         for seed in range(arguments.seeds or SEEDS[name]):
@@ -345,7 +345,7 @@ def main():
         result |= fit_overhead(folder=folder)
     result["step"] = step_time.compare()
     result["step_ratio"] = {precision: row["ratio"] for precision, row in result["step"].items()}
-    runs.write_json(RESULTS / "time_to_accuracy.json", result)
+    _files.write_json(RESULTS / "time_to_accuracy.json", result)
     draw(trainings, RESULTS / "time_to_accuracy.png")
     table = pd.DataFrame({name: result[name] for name in OURS + THEIRS if name in result}).T
     print(table.drop(columns=["seeds", "reached_goal"]).to_string())

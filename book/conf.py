@@ -42,7 +42,9 @@ html_theme_options = {
     "repository_url": REPOSITORY,
     "repository_branch": "HEAD",
     "path_to_docs": "",
-    "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"} if REPOSITORY else {},
+    "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
+    if REPOSITORY
+    else {},
 }
 
 
@@ -62,7 +64,9 @@ def describe_figures(app, doctree):
         words = next((node.astext() for node in later if is_words(node)), None)
         heading = next((node for node in later if isinstance(node, nodes.section)), None)
         if words is None or (heading is not None and words not in heading.parent.astext()):
-            raise ExtensionError(f"{app.env.docname}: a figure without a paragraph **In words.** after it: {cell.astext()}")
+            raise ExtensionError(
+                f"{app.env.docname}: a figure without a paragraph **In words.** after it: {cell.astext()}"
+            )
         for number, figure in enumerate(figures, 1):
             of_several = f"Figure {number} of {len(figures)}. " if len(figures) > 1 else ""
             figure["alt"] = of_several + " ".join(words.removeprefix("In words.").split())

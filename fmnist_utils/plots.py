@@ -8,7 +8,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgba
 
-RIGHT, WRONG, PLAIN = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
+CORRECT_COLOR, WRONG_COLOR, NEUTRAL_COLOR = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
 
 
 def use_style():
@@ -16,7 +16,7 @@ def use_style():
     plt.style.use("fmnist_utils.fmnist")
 
 
-def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
+def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
     """Show small images in rows.
 
     images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
@@ -49,7 +49,7 @@ def image_grid(images, titles=None, columns=10, size=1.1, row_labels=None, diver
     return axs
 
 
-def class_counts(counts, ax=None):
+def plot_class_counts(counts, ax=None):
     """Draw grouped bars of images a class. counts: frame, a row a class, a column a part of the data."""
     ax = ax or plt.subplots()[1]
     counts.plot.barh(ax=ax, width=0.8)
@@ -60,7 +60,7 @@ def class_counts(counts, ax=None):
     return ax
 
 
-def pixel_histograms(shares, edges, axs=None):
+def plot_pixel_histograms(shares, edges, axs=None):
     """Draw one histogram of pixel values a class.
 
     shares: frame, a row a class, a column a bin: share of the class's pixels in the bin, 0..1. edges: (bins + 1,)
@@ -78,7 +78,7 @@ def pixel_histograms(shares, edges, axs=None):
     return axs
 
 
-def value_histogram(values, xlabel, labels, ax=None):
+def plot_histograms(values, xlabel, labels, ax=None):
     """Draw outlined histograms of sets of numbers over each other. values: list of arrays; labels: their names."""
     ax = ax or plt.subplots()[1]
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in values]), bins=60)
@@ -89,7 +89,7 @@ def value_histogram(values, xlabel, labels, ax=None):
     return ax
 
 
-def learning_curves(history, best_epoch=None, axs=None):
+def plot_learning_curves(history, best_epoch=None, axs=None):
     """Draw loss and accuracy over the epochs, for training and validation, and mark the epoch that was kept.
 
     history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy. Returns the two Axes.
@@ -107,7 +107,7 @@ def learning_curves(history, best_epoch=None, axs=None):
     return axs
 
 
-def loss_curves(histories, axs=None):
+def plot_loss_curves(histories, axs=None):
     """Draw the training and validation loss of several trainings side by side; mark each one's lowest validation loss.
 
     histories: {title: frame indexed by epoch with loss and val_loss}. Returns the Axes, one a training.
@@ -132,7 +132,7 @@ def loss_curves(histories, axs=None):
     return axs
 
 
-def learning_rate(steps, rates, ax=None):
+def plot_learning_rate(steps, rates, ax=None):
     """Draw the planned learning rate. steps: (n,) counted from 0. rates: (n,)."""
     ax = ax or plt.subplots(figsize=(6, 2.8))[1]
     ax.plot(steps, rates)
@@ -140,11 +140,11 @@ def learning_rate(steps, rates, ax=None):
     return ax
 
 
-def layer_costs(costs, axs=None):
+def plot_layer_costs(costs, axs=None):
     """Draw parameters and multiply-adds a layer. costs: frame from model.layer_costs. Returns the two Axes."""
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
-    for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (RIGHT, WRONG), strict=True):
+    for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (CORRECT_COLOR, WRONG_COLOR), strict=True):
         ax.barh(costs.index, costs[name], color=color)
         ax.yaxis.set_inverted(True)
         ax.set(xlabel=name.replace("_", "-"))
@@ -154,7 +154,7 @@ def layer_costs(costs, axs=None):
     return axs
 
 
-def confusion_matrix(matrix, class_names, ax=None):
+def plot_confusion_matrix(matrix, class_names, ax=None):
     """Draw a confusion matrix as a heatmap; the diagonal is left pale so that the mistakes stand out.
 
     matrix: (k, k) int, row the true class, column the predicted one. class_names: k texts.
@@ -171,7 +171,7 @@ def confusion_matrix(matrix, class_names, ax=None):
     return ax
 
 
-def per_class(scores, ax=None):
+def plot_per_class(scores, ax=None):
     """Draw precision, recall and F1 of each class as dots. scores: frame, a row a class, those three columns, 0..1."""
     ax = ax or plt.subplots(figsize=(8, 4.2))[1]
     marks = {"precision": ">", "recall": "o", "f1": "D"}
@@ -184,7 +184,7 @@ def per_class(scores, ax=None):
     return ax
 
 
-def predictions(images, y, y_prob, class_names, columns=4):
+def plot_predictions(images, y, y_prob, class_names, columns=4):
     """Show images, each beside its three highest probabilities: blue the true class, orange a wrong first choice.
 
     images: (n, 28, 28) or (n, 28, 28, 1). y: (n,) true classes. y_prob: (n, k) probabilities. Returns the Axes array.
@@ -205,7 +205,7 @@ def predictions(images, y, y_prob, class_names, columns=4):
         picture.imshow(np.reshape(image, np.shape(image)[:2]))
         picture.set_title(class_names[true], fontsize=9, loc="center")
         top = np.argsort(-probability)[:3]
-        colors = [RIGHT if k == true else WRONG if k == top[0] else PLAIN for k in top]
+        colors = [CORRECT_COLOR if k == true else WRONG_COLOR if k == top[0] else NEUTRAL_COLOR for k in top]
         bars.barh(range(3), probability[top], color=colors, height=0.35)
         for row, k in enumerate(top):
             bars.text(0, row - 0.25, f"{class_names[k]} {probability[k]:.0%}", fontsize=8.5, va="bottom")
@@ -213,29 +213,29 @@ def predictions(images, y, y_prob, class_names, columns=4):
     return axs
 
 
-def heat_grid(images, heats, titles=None, columns=6, size=1.5):
+def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5):
     """Show images with a heat map laid over each: the more orange, the hotter.
 
     images: (n, h, w) or (n, h, w, 1). heats: (n, h, w), 0..1, each at its image's size. titles: n texts, or None.
     Returns the array of Axes.
     """
-    axs = image_grid(images, titles, columns, size)
+    axs = plot_images(images, titles, columns, size)
     for ax, heat in zip(axs.flat, heats, strict=False):
         height, width = np.shape(heat)
-        layer = np.full((height, width, 4), to_rgba(WRONG))
+        layer = np.full((height, width, 4), to_rgba(WRONG_COLOR))
         layer[..., 3] = 0.75 * np.clip(heat, 0, 1)
         ax.imshow(layer, interpolation="bilinear")
     return axs
 
 
-def reliability(tables, ax=None):
+def plot_reliability_diagram(tables, ax=None):
     """Draw accuracy over confidence; on the diagonal, an answer that is 80 % sure is right in 80 % of the cases.
 
-    tables: two of {label: frame from evaluation.calibration}; a dot is larger the more images it stands for.
+    tables: two of {label: frame from evaluation.calibration_table}; a dot is larger the more images it stands for.
     """
     ax = ax or plt.subplots(figsize=(5, 4.6))[1]
     ax.plot([0, 1], [0, 1], ":", color="#555555", label="as sure as right")
-    for (label, table), color, mark in zip(tables.items(), (RIGHT, WRONG), ("o", "s"), strict=True):
+    for (label, table), color, mark in zip(tables.items(), (CORRECT_COLOR, WRONG_COLOR), ("o", "s"), strict=True):
         ax.plot(
             table["confidence"], table["accuracy"], mark + "-", color=color, markersize=5, linewidth=1.5, label=label
         )
@@ -246,7 +246,7 @@ def reliability(tables, ax=None):
     return ax
 
 
-def accuracy_against_strength(curves, columns=4, axs=None):
+def plot_robustness(curves, columns=4, axs=None):
     """Draw how accuracy falls as images are disturbed more, a panel a kind of disturbance.
 
     curves: {kind with its unit: Series of accuracy indexed by strength, from none to the strongest}. Returns the array
@@ -259,14 +259,14 @@ def accuracy_against_strength(curves, columns=4, axs=None):
     for ax in np.ravel(axs)[len(curves) :]:
         ax.set_axis_off()
     for ax, (kind, accuracy) in zip(np.ravel(axs), curves.items(), strict=False):
-        ax.plot(accuracy.index, accuracy, "o-", color=RIGHT)
+        ax.plot(accuracy.index, accuracy, "o-", color=CORRECT_COLOR)
         ax.axhline(0.1, color="#555555", linestyle=":")
         ax.xaxis.set_inverted(bool(accuracy.index[0] > accuracy.index[-1]))  # the strongest is always on the right
         ax.set(xlabel=kind, ylabel="accuracy", ylim=(0, 1))
     return axs
 
 
-def embedding(places, images, y, class_names, ax=None):
+def plot_embedding(places, images, y, class_names, ax=None):
     """Show where images lie in two dimensions, as far as they do not cover each other, with each class's name.
 
     places: (n, 2). images: (n, 28, 28) or (n, 28, 28, 1), shown in their order, the later ones only where there is
@@ -274,7 +274,7 @@ def embedding(places, images, y, class_names, ax=None):
     """
     ax = ax or plt.subplots(figsize=(9, 7))[1]
     span = np.ptp(places, axis=0)
-    ax.scatter(*places.T, s=4, color=PLAIN)
+    ax.scatter(*places.T, s=4, color=NEUTRAL_COLOR)
     shown = np.zeros((0, 2))
     for place, image in zip(places, images, strict=True):
         if (np.abs(shown - place) / span).max(axis=1).min(initial=1) > 0.035:
@@ -286,7 +286,7 @@ def embedding(places, images, y, class_names, ax=None):
         if (y == k).any():
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
             middle = np.median(places[y == k], axis=0)
-            ax.text(*middle, name, color=WRONG, ha="center", va="center", weight="bold", zorder=3, bbox=box)
+            ax.text(*middle, name, color=WRONG_COLOR, ha="center", va="center", weight="bold", zorder=3, bbox=box)
     margin = 0.04 * span
     (left, low), (right, high) = places.min(axis=0) - margin, places.max(axis=0) + margin
     ax.set(
@@ -295,15 +295,15 @@ def embedding(places, images, y, class_names, ax=None):
     return ax
 
 
-def intervals(frame, xlabel, baseline=None, ax=None):
+def plot_intervals(frame, xlabel, baseline=None, ax=None):
     """Draw a mean and its interval a row, the first row on top. A row whose interval holds the baseline is grey.
 
     frame: a row a setting, with mean, low and high; low and high may be nan. baseline: a line to compare with, or None.
     """
     ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
-        told_apart = baseline is None or row.low > baseline or row.high < baseline
-        color = PLAIN if not told_apart else WRONG if baseline is not None and row.mean < baseline else RIGHT
+        significant = baseline is None or row.low > baseline or row.high < baseline
+        color = NEUTRAL_COLOR if not significant else WRONG_COLOR if baseline is not None and row.mean < baseline else CORRECT_COLOR
         ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
     if baseline is not None:
@@ -314,7 +314,7 @@ def intervals(frame, xlabel, baseline=None, ax=None):
     return ax
 
 
-def effects(frames, metric, axs=None):
+def plot_effects(frames, metric, axs=None):
     """Draw what each swept parameter does to a metric: a dot a run, and a line through the means.
 
     frames: {parameter: frame, a row a run, with that column and the metric's}. A parameter of many numbers, as from a
@@ -330,27 +330,27 @@ def effects(frames, metric, axs=None):
     for ax, (name, frame) in zip(np.ravel(axs), frames.items(), strict=False):
         values = frame[name]
         if values.dtype.kind in "if" and values.nunique() > 6:
-            sns.scatterplot(x=values, y=frame[metric], ax=ax, color=RIGHT, alpha=0.6)
+            sns.scatterplot(x=values, y=frame[metric], ax=ax, color=CORRECT_COLOR, alpha=0.6)
             if values.min() > 0 and values.max() / values.min() > 10:
                 ax.set_xscale("log")
         else:
             kinds = [str(value) for value in sorted(values.unique())]
             shared = {"x": values.astype(str), "y": frame[metric], "order": kinds, "ax": ax}
-            sns.stripplot(**shared, color=PLAIN, size=6, jitter=False)
-            sns.pointplot(**shared, color=RIGHT, errorbar=None, markersize=6, linewidth=1.5, zorder=3)
+            sns.stripplot(**shared, color=NEUTRAL_COLOR, size=6, jitter=False)
+            sns.pointplot(**shared, color=CORRECT_COLOR, errorbar=None, markersize=6, linewidth=1.5, zorder=3)
         ax.set(xlabel=name, ylabel=metric)
     return axs
 
 
-def accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
+def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
     """Draw accuracy over seconds, a dot a setting, with the Pareto front as a line and its settings named.
 
     board: frame, a row a setting, with seconds and mean. on_front: (n,) bool, the settings that no other beats in both.
     """
     ax = ax or plt.subplots(figsize=(8, 4.5))[1]
     front = board[on_front].sort_values("seconds")
-    ax.plot(board["seconds"], board["mean"], "o", color=PLAIN, markersize=8)
-    ax.step(front["seconds"], front["mean"], "o-", where="post", color=RIGHT, markersize=8)
+    ax.plot(board["seconds"], board["mean"], "o", color=NEUTRAL_COLOR, markersize=8)
+    ax.step(front["seconds"], front["mean"], "o-", where="post", color=CORRECT_COLOR, markersize=8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.15, y=0.1)
     ax.autoscale_view()  # or the places of the labels would be those of empty axes
@@ -361,14 +361,14 @@ def accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="val
         while any(abs(left - other) < 130 and abs(height - lower - level) < 10 for other, level in placed):
             lower += 2
         placed.append((left, height - lower))
-        color = RIGHT if setting in front.index else "#777777"
+        color = CORRECT_COLOR if setting in front.index else "#777777"
         ax.annotate(
             setting, (row["seconds"], row["mean"]), (7, -4 - lower), textcoords="offset points", fontsize=9, color=color
         )
     return ax
 
 
-def save(axes, path):
+def save_figure(axes, path):
     """Write the figure of `axes` (one Axes or an array of them) as a PNG without a machine's traces."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -157,12 +157,12 @@ MUTANTS = [
     ("the Pareto front of the slowest", COMPARISON, "(seconds[:, None] <= seconds) &", "(seconds[:, None] >= seconds) &"),
     ("a sweep's values reach no run", SWEEP, "{**base, **named[name]}", "{**base}"),
     # -------------------------------------------------------------------------------------------------- notebooks
-    ("validation drawn from the test set", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_raw()", "_, (x_raw, y_raw) = data.load_raw()"),
+    ("validation drawn from the test set", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_data()", "_, (x_raw, y_raw) = data.load_data()"),
     (
         "copies made before the split",
         NOTEBOOK["03"],
-        "(x_raw, y_raw), _ = data.load_raw()",
-        "(x_raw, y_raw), _ = data.load_raw()\n"
+        "(x_raw, y_raw), _ = data.load_data()",
+        "(x_raw, y_raw), _ = data.load_data()\n"
         "x_raw, y_raw = np.concatenate([x_raw, x_raw[:, :, ::-1]]), np.concatenate([y_raw, y_raw])",
     ),
     ("loss without one-hot", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "SparseCategoricalCrossentropy()"),
@@ -173,8 +173,8 @@ MUTANTS = [
     ("early stopping watches the training loss", NOTEBOOK["03"], '"val_loss", patience=patience_used', '"loss", patience=patience_used'),
     ("label smoothing ignored", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "CategoricalCrossentropy()"),
     ("the training is not seeded", NOTEBOOK["03"], "tf.keras.utils.set_random_seed(seed)\n", ""),
-    ("parameters not validated", NOTEBOOK["03"], "params = runs.check_parameters(globals())", "params = {k: v for k, v in globals().items() if k in runs.RULES}"),
-    ("judged on the training set", NOTEBOOK["04"], "_, (x_test_raw, y_test_raw) = data.load_raw()", "(x_test_raw, y_test_raw), _ = data.load_raw()"),
+    ("parameters not validated", NOTEBOOK["03"], "params = parameters.check_parameters(globals())", "params = {k: v for k, v in globals().items() if k in parameters.PARAMETERS}"),
+    ("judged on the training set", NOTEBOOK["04"], "_, (x_test_raw, y_test_raw) = data.load_data()", "(x_test_raw, y_test_raw), _ = data.load_data()"),
     ("mistakes that are right answers", NOTEBOOK["04"], "wrong = np.flatnonzero(y_pred != y_test_raw)", "wrong = np.flatnonzero(y_pred == y_test_raw)"),
     ("recall divides by the column", NOTEBOOK["04"], "recall = matrix[shirt, shirt] / matrix[shirt].sum()", "recall = matrix[shirt, shirt] / matrix[:, shirt].sum()"),
     ("the other half of the pair", NOTEBOOK["05"], "correct.index[a & ~b], correct.index[b & ~a]", "correct.index[b & ~a], correct.index[a & ~b]"),

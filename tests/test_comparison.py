@@ -30,7 +30,7 @@ def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wron
             guess = LABEL.copy()
             guess[list(mistakes)] = (guess[list(mistakes)] + 1) % 10
             arrays = {"label": LABEL, "probability": np.eye(10, dtype="float32")[guess]}
-            runs.write_npz(folder / file, **arrays, **({} if file == runs.TEST else {"index": np.array(index)}))
+            _files.write_npz(folder / file, **arrays, **({} if file == runs.TEST else {"index": np.array(index)}))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_every_complete_run_is_a_row_that_tells_what_sets_it_apart(ablation):
         "r00": "base", "r01": "batch_norm = False", "r02": "dropout = 0",
         "r10": "base", "r11": "batch_norm = False", "r12": "dropout = 0",
     }  # fmt: skip
-    assert sorted(comparison.varied(table)) == ["batch_norm", "dropout"]
+    assert sorted(comparison.varying_parameters(table)) == ["batch_norm", "dropout"]
     assert table.loc["r11", ["seed", "val_accuracy", "cpu", "threads", "filters"]].to_list() == [
         1,
         0.93,
@@ -89,14 +89,14 @@ def test_a_folder_without_complete_runs_is_an_error_that_says_what_to_do(tmp_pat
 
 def test_a_parameters_effect_is_shown_with_the_others_at_their_usual_value(ablation):
     table = comparison.read_runs(ablation)
-    assert comparison.effect_of(table, "dropout").index.to_list() == ["r00", "r02", "r10", "r12"]
+    assert comparison.one_factor_slice(table, "dropout").index.to_list() == ["r00", "r02", "r10", "r12"]
 
 
 def test_in_a_grid_a_parameters_effect_is_shown_by_all_runs(tmp_path):
     for number, (dropout, rate) in enumerate([(0.0, 0.1), (0.0, 0.2), (0.3, 0.1), (0.3, 0.2)]):
         make_run(tmp_path, f"r{number}", dropout=dropout, learning_rate=rate)
     table = comparison.read_runs(tmp_path)
-    assert len(comparison.effect_of(table, "dropout")) == 4
+    assert len(comparison.one_factor_slice(table, "dropout")) == 4
 
 
 # ---------------------------------------------------------------------------------------------- averages over seeds
@@ -104,14 +104,14 @@ def test_in_a_grid_a_parameters_effect_is_shown_by_all_runs(tmp_path):
 
 def test_the_interval_of_a_mean_is_students():
     values = [0.93, 0.94, 0.92, 0.935, 0.91]
-    m, s, low, high = comparison.mean_interval(values)
+    m, s, low, high = comparison.t_confidence_interval(values)
     assert (m, s) == pytest.approx((mean(values), stdev(values)))
     assert high - m == pytest.approx(m - low) == pytest.approx(2.7764451 * s / 5**0.5)  # t of 4 degrees of freedom
     assert (low, high) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
 
 
 def test_one_seed_has_no_spread_and_no_interval():
-    m, *others = comparison.mean_interval([0.9])
+    m, *others = comparison.t_confidence_interval([0.9])
     assert m == 0.9 and np.isnan(others).all()
 
 
@@ -124,7 +124,7 @@ def test_the_leaderboard_ranks_settings_by_their_mean_over_seeds(ablation):
 
 def test_differences_are_taken_seed_by_seed(ablation):
     make_run(ablation, "alone", 0.5, seed=7, batch_norm=False)  # the base has no such seed
-    points = comparison.differences(comparison.read_runs(ablation), "base")
+    points = comparison.paired_differences(comparison.read_runs(ablation), "base")
     assert points.index.to_list() == ["batch_norm = False", "dropout = 0"]
     assert points["seeds"].to_list() == [2, 2]
     assert points["mean"].to_list() == pytest.approx([-0.015, 0.0025])
@@ -133,7 +133,7 @@ def test_differences_are_taken_seed_by_seed(ablation):
 
 def test_an_unknown_baseline_is_refused_with_the_settings_that_there_are(ablation):
     with pytest.raises(ValueError, match=r"baseline = 'best': .*base; batch_norm = False; dropout = 0"):
-        comparison.differences(comparison.read_runs(ablation), "best")
+        comparison.paired_differences(comparison.read_runs(ablation), "best")
 
 
 def test_a_sweep_over_seeds_alone_has_one_setting_and_no_differences(tmp_path):
@@ -141,14 +141,14 @@ def test_a_sweep_over_seeds_alone_has_one_setting_and_no_differences(tmp_path):
         make_run(tmp_path, f"r{seed}", seed=seed)
     table = comparison.read_runs(tmp_path)
     assert comparison.leaderboard(table).index.to_list() == ["base"]
-    assert comparison.differences(table, "base").empty and comparison.varied(table) == []
+    assert comparison.paired_differences(table, "base").empty and comparison.varying_parameters(table) == []
 
 
 def test_the_front_holds_what_no_other_beats_in_time_and_accuracy():
     seconds = [10, 20, 30, 30, 40, 10]
     accuracy = [0.90, 0.92, 0.91, 0.93, 0.93, 0.89]
-    assert_array_equal(comparison.on_pareto_front(seconds, accuracy), [True, True, False, True, False, False])
-    assert_array_equal(comparison.on_pareto_front([5, 5], [0.9, 0.9]), [True, True])  # equal points both stay
+    assert_array_equal(comparison.pareto_mask(seconds, accuracy), [True, True, False, True, False, False])
+    assert_array_equal(comparison.pareto_mask([5, 5], [0.9, 0.9]), [True, True])  # equal points both stay
 
 
 def test_of_two_runs_of_one_setting_and_seed_the_newest_counts(ablation):
@@ -170,7 +170,7 @@ def test_values_that_are_close_are_different_settings(ablation):
 
 
 def test_correct_answers_are_read_by_image(ablation):
-    correct = comparison.read_correct(ablation, ["r00", "r01"])
+    correct = comparison.load_correctness(ablation, ["r00", "r01"])
     assert correct.index.name == "image" and (~correct["r00"]).to_numpy().nonzero()[0].tolist() == [0, 50]
     assert (~correct["r01"]).to_numpy().nonzero()[0].tolist() == [0, 51]
 
@@ -179,23 +179,23 @@ def test_runs_judged_on_different_images_are_not_compared(tmp_path):
     make_run(tmp_path, "a")
     make_run(tmp_path, "b", index=range(1, 101))
     with pytest.raises(runs.RunError, match=r"a, b were judged on different images.*split_seed"):
-        comparison.read_correct(tmp_path, ["a", "b"])
+        comparison.load_correctness(tmp_path, ["a", "b"])
 
 
 def test_test_images_need_a_run_that_04_has_judged(tmp_path):
     make_run(tmp_path, "judged", wrong=[1], test_wrong=[2, 3])
     make_run(tmp_path, "not-judged")
-    assert comparison.read_correct(tmp_path, ["judged"], "test")["judged"].sum() == 98
+    assert comparison.load_correctness(tmp_path, ["judged"], "test")["judged"].sum() == 98
     with pytest.raises(
         runs.RunError, match=r"not-judged was not judged on the test images(?s:.)*-p run_name not-judged"
     ):
-        comparison.read_correct(tmp_path, ["not-judged"], "test")
+        comparison.load_correctness(tmp_path, ["not-judged"], "test")
 
 
 @pytest.mark.parametrize("images", ["validation", "test"])
 def test_an_unknown_run_is_named(ablation, images):
     with pytest.raises(runs.RunError, match="nobody"):
-        comparison.read_correct(ablation, ["nobody"], images)
+        comparison.load_correctness(ablation, ["nobody"], images)
 
 
 def test_mcnemar_counts_only_images_that_fell_to_one():
@@ -238,12 +238,12 @@ def test_the_bootstrap_keeps_pairs_together():
 
 def test_a_packed_folder_reads_like_the_folder(ablation, tmp_path):
     target = tmp_path / "packed"
-    comparison.pack(ablation, target)
+    comparison.export_runs(ablation, target)
     assert sorted(path.name for path in target.iterdir()) == [comparison.PREDICTIONS, comparison.TABLE]
     pd.testing.assert_frame_equal(comparison.read_runs(target), comparison.read_runs(ablation), check_dtype=False)
     names = ["r00", "r12"]
     pd.testing.assert_frame_equal(
-        comparison.read_correct(target, names), comparison.read_correct(ablation, names), check_index_type=False
+        comparison.load_correctness(target, names), comparison.load_correctness(ablation, names), check_index_type=False
     )
     with pytest.raises(runs.RunError, match="no test predictions of a run r00"):
-        comparison.read_correct(target, ["r00"], "test")
+        comparison.load_correctness(target, ["r00"], "test")

@@ -167,23 +167,23 @@ def test_one_hot_refuses_what_is_not_a_class_number(y):
 
 
 def test_a_split_is_disjoint_covers_all_and_keeps_each_classs_share():
-    train, valid = data.split_indices(LABELS, fraction=0.2)
+    train, valid = data.stratified_split(LABELS, fraction=0.2)
     assert sorted([*train, *valid]) == list(range(len(LABELS)))
     assert np.bincount(LABELS[train]).tolist() == [80] * 10
     assert np.bincount(LABELS[valid]).tolist() == [20] * 10
 
 
 def test_a_split_is_drawn_by_its_seed_and_is_not_the_last_fifth():
-    valid = data.split_indices(LABELS, seed=1)[1]
-    np.testing.assert_array_equal(valid, data.split_indices(LABELS, seed=1)[1])
-    assert valid.tolist() != data.split_indices(LABELS, seed=2)[1].tolist()
+    valid = data.stratified_split(LABELS, seed=1)[1]
+    np.testing.assert_array_equal(valid, data.stratified_split(LABELS, seed=1)[1])
+    assert valid.tolist() != data.stratified_split(LABELS, seed=2)[1].tolist()
     assert valid.min() < 800
 
 
 @pytest.mark.parametrize("train_size", [10, 250, 790, 800])
 def test_train_size_is_kept_exactly_and_leaves_the_validation_part_alone(train_size):
-    train_all, valid_all = data.split_indices(LABELS)
-    train, valid = data.split_indices(LABELS, train_size=train_size)
+    train_all, valid_all = data.stratified_split(LABELS)
+    train, valid = data.stratified_split(LABELS, train_size=train_size)
     np.testing.assert_array_equal(valid, valid_all)
     assert len(set(train)) == train_size and set(train) <= set(train_all)
     assert np.ptp(np.bincount(LABELS[train], minlength=10)) <= 1
@@ -195,7 +195,7 @@ def test_train_size_is_kept_exactly_and_leaves_the_validation_part_alone(train_s
 )
 def test_a_train_size_that_cannot_be_had_is_an_error(train_size):
     with pytest.raises(ValueError, match=f"{train_size}"):
-        data.split_indices(LABELS, train_size=train_size)
+        data.stratified_split(LABELS, train_size=train_size)
 
 
 def test_a_true_cache_is_used_without_touching_anything_else(cache, monkeypatch):
@@ -461,7 +461,7 @@ def test_the_threads_are_set_for_the_cores_unless_the_user_has_set_them(wanted):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_goes_to_stderr_is_shown_only_when_the_body_raises(fails, capfd):
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), _tensorflow.stderr_set_aside():
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), _tensorflow.capture_stderr():
         os.write(2, b"a notice\n")
         _ = 1 / (not fails)
     os.write(2, b"a later word\n")
@@ -474,7 +474,7 @@ def test_the_class_names_are_those_that_zalando_gave_the_numbers():
 
 
 def test_the_real_data_has_its_known_form():
-    (x_train, y_train), (x_test, y_test) = data.load_raw()
+    (x_train, y_train), (x_test, y_test) = data.load_data()
     for x, y, each in ((x_train, y_train, 6000), (x_test, y_test, 1000)):
         assert (x.shape, x.dtype, y.shape, y.dtype) == ((10 * each, 28, 28), np.uint8, (10 * each,), np.uint8)
         assert (x.min(), x.max()) == (0, 255)

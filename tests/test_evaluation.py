@@ -34,7 +34,7 @@ def test_the_wilson_interval_has_the_values_of_newcombe_1998_table_1(correct, n,
 
 @pytest.mark.filterwarnings("error")
 def test_scores_by_class_are_right_in_the_data_sets_order_and_0_for_a_class_never_predicted():
-    scores = evaluation.per_class(Y, Y_PRED)
+    scores = evaluation.per_class_scores(Y, Y_PRED)
     assert tuple(scores.index) == CLASS_NAMES
     assert_allclose(scores["precision"], [1, 1 / 2, 1 / 2] + [0] * 7)
     assert_allclose(scores["recall"], [2 / 3, 1 / 2, 1] + [0] * 7)
@@ -45,7 +45,7 @@ def test_scores_by_class_are_right_in_the_data_sets_order_and_0_for_a_class_neve
 def test_the_rows_of_the_confusion_matrix_are_the_true_classes():
     wanted = np.zeros((10, 10), int)
     wanted[0, :2], wanted[1, 1:3], wanted[2, 2] = [2, 1], [1, 1], 1
-    assert_array_equal(evaluation.confusion(Y, Y_PRED), wanted)
+    assert_array_equal(evaluation.confusion_matrix(Y, Y_PRED), wanted)
 
 
 def mistakes(entries):
@@ -79,7 +79,7 @@ def test_a_summary_is_right_and_json_and_needs_no_float32_row_to_add_up_to_exact
     y_prob = random.dirichlet(np.ones(10), 500).astype("float32")
     assert (y_prob.astype("float64").sum(axis=1) != 1).any()
     y_prob[:100] = np.maximum(one_hot(y[:100]) * 0.91, 0.01)
-    summary = evaluation.summarize(y, y_prob)
+    summary = evaluation.test_summary(y, y_prob)
     assert json.loads(json.dumps(summary)) == summary
     correct = int((y_prob.argmax(axis=1) == y).sum())
     interval = evaluation.wilson_interval(correct, 500)
@@ -88,7 +88,7 @@ def test_a_summary_is_right_and_json_and_needs_no_float32_row_to_add_up_to_exact
     assert summary["test_loss"] == pytest.approx(-np.log(y_prob[np.arange(500), y]).mean(), rel=1e-6)
     assert summary["test_images"] == 500
     assert tuple(summary["classes"]) == CLASS_NAMES
-    scores = evaluation.per_class(y, y_prob.argmax(axis=1))
+    scores = evaluation.per_class_scores(y, y_prob.argmax(axis=1))
     assert summary["classes"]["Bag"] == pytest.approx(scores.loc["Bag"].to_dict(), abs=1e-6)
     assert summary.keys() == {
         "test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_loss", "test_images", "classes"
@@ -127,7 +127,7 @@ def test_a_good_file_gives_the_same_predictions_after_reloading_and_can_be_evalu
     assert (y_prob.shape, y_prob.dtype) == ((12, 10), np.float32)
     assert_array_equal(evaluation.predict(loaded, x), y_prob)
     loss, accuracy = loaded.evaluate(x, one_hot(y), verbose=0)
-    summary = evaluation.summarize(y, y_prob)
+    summary = evaluation.test_summary(y, y_prob)
     assert (loss, accuracy) == pytest.approx((summary["test_loss"], summary["test_accuracy"]), rel=1e-5)
 
 
@@ -212,7 +212,7 @@ def judged(confidence, right):
 
 
 def test_calibration_counts_by_hand_in_bins_and_1_belongs_to_the_last():
-    table = evaluation.calibration(*judged([0.62, 0.66, 0.95, 1.0], [True, False, True, True]))
+    table = evaluation.calibration_table(*judged([0.62, 0.66, 0.95, 1.0], [True, False, True, True]))
     assert list(table.index) == [0.6, 0.9] and list(table["images"]) == [2, 2]
     np.testing.assert_allclose(table["confidence"], [0.64, 0.975])
     np.testing.assert_allclose(table["accuracy"], [0.5, 1.0])
@@ -221,7 +221,7 @@ def test_calibration_counts_by_hand_in_bins_and_1_belongs_to_the_last():
 
 
 def test_the_calibration_error_weighs_bins_by_their_images():
-    table = evaluation.calibration(*judged([0.6] * 9 + [1.0], [True] * 9 + [True]))
+    table = evaluation.calibration_table(*judged([0.6] * 9 + [1.0], [True] * 9 + [True]))
     assert evaluation.expected_calibration_error(table) == pytest.approx(0.9 * 0.4)
 
 
@@ -229,13 +229,13 @@ def test_a_temperature_is_that_of_the_scores_and_changes_no_answer():
     scores = np.random.default_rng(0).normal(size=(50, 10))
     y_prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     halved = np.exp(scores / 2) / np.exp(scores / 2).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(evaluation.with_temperature(y_prob, 2.0), halved, rtol=1e-6)
-    assert (evaluation.with_temperature(y_prob, 0.3).max(axis=1) > y_prob.max(axis=1)).all()
+    np.testing.assert_allclose(evaluation.apply_temperature(y_prob, 2.0), halved, rtol=1e-6)
+    assert (evaluation.apply_temperature(y_prob, 0.3).max(axis=1) > y_prob.max(axis=1)).all()
     for temperature in (0.1, 1.0, 7.0):
-        changed = evaluation.with_temperature(y_prob.astype("float32"), temperature)
+        changed = evaluation.apply_temperature(y_prob.astype("float32"), temperature)
         np.testing.assert_allclose(changed.sum(axis=1), 1)
         np.testing.assert_array_equal(changed.argmax(axis=1), y_prob.argmax(axis=1))
-    assert np.isfinite(evaluation.with_temperature(np.eye(10), 0.05)).all(), "a probability of 0 has a logarithm"
+    assert np.isfinite(evaluation.apply_temperature(np.eye(10), 0.05)).all(), "a probability of 0 has a logarithm"
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
@@ -244,5 +244,5 @@ def test_the_fitted_temperature_undoes_the_one_that_was_put_in(temperature):
     scores = random.normal(scale=2, size=(20_000, 5))
     y_prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     y = (y_prob.cumsum(axis=1) > random.random((len(y_prob), 1))).argmax(axis=1)  # drawn by these probabilities
-    bent = evaluation.with_temperature(y_prob, 1 / temperature)
+    bent = evaluation.apply_temperature(y_prob, 1 / temperature)
     assert evaluation.fit_temperature(y, bent) == pytest.approx(temperature, rel=0.03)

@@ -38,23 +38,23 @@ def test_the_right_answer_is_not_given_away(capsys):
 
 def test_an_exercise_is_solved_by_the_right_answer_alone(capsys):
     pair, third = lesson.digest("pair", ("Coat", "Shirt")), lesson.digest("third", "0.333")
-    lesson.solved("pair", ["shirt", "coat"], pair)
-    lesson.solved("third", 1 / 3, third, digits=3)
+    lesson.check_answer("pair", ["shirt", "coat"], pair)
+    lesson.check_answer("third", 1 / 3, third, digits=3)
     assert capsys.readouterr().out == "right\nright\n"
     for question, answer, right, digits in (("pair", ("Coat", "Bag"), pair, None), ("third", 0.34, third, 3)):
         with pytest.raises(AssertionError, match="is not it"):
-            lesson.solved(question, answer, right, digits)
+            lesson.check_answer(question, answer, right, digits)
     for nothing in (..., None, (..., ...)):
         with pytest.raises(AssertionError, match="write your answer above"):
-            lesson.solved("third", nothing, third, digits=3)
+            lesson.check_answer("third", nothing, third, digits=3)
     with pytest.raises(AssertionError, match="is no number"):
-        lesson.solved("third", "a third", third, digits=3)
+        lesson.check_answer("third", "a third", third, digits=3)
 
 
 @pytest.mark.parametrize("answer", [51200, 51200.0, np.float64(51200), np.array(51200), "51200"])
 def test_a_right_number_is_right_in_any_form(answer, capsys):
-    lesson.solved("parameters", answer, lesson.digest("parameters", 51200))
-    lesson.solved("pair", np.array(["Shirt", "Coat"]), lesson.digest("pair", ("Coat", "Shirt")))
+    lesson.check_answer("parameters", answer, lesson.digest("parameters", 51200))
+    lesson.check_answer("pair", np.array(["Shirt", "Coat"]), lesson.digest("pair", ("Coat", "Shirt")))
 
 
 class Recorder:

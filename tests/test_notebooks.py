@@ -85,7 +85,7 @@ def test_the_committed_defaults_are_valid_and_equal_the_quick_parameters(path, n
     defaults = {name: ast.literal_eval(facts["default"]) for name, facts in papermill.inspect_notebook(path).items()}
     if not defaults.get("run_name", "-"):
         del defaults["run_name"]  # empty: the newest run
-    assert runs.check_parameters(defaults) == defaults, "a parameter has no rule in runs.py"
+    assert parameters.check_parameters(defaults) == defaults, "a parameter has no rule in runs.py"
     assert {name: quick[name] for name in defaults if name in quick} == {
         n: v for n, v in defaults.items() if n in quick
     }
@@ -94,7 +94,7 @@ def test_the_committed_defaults_are_valid_and_equal_the_quick_parameters(path, n
 def test_the_cell_after_the_parameters_validates_them(notebook):
     cells = code_cells(notebook)
     after = cells[cells.index(tagged(notebook, "parameters")[0]) + 1]
-    assert "runs.check_parameters(" in after.source
+    assert "parameters.check_parameters(" in after.source
 
 
 def test_no_output_holds_a_path_a_time_a_warning_or_an_error(stored):
@@ -249,7 +249,7 @@ def test_the_accuracy_that_03_promises_is_far_below_what_chance_can_reach():
     """At least six standard deviations of the ablation's base, whose seeds are the evidence, below their mean."""
     table = comparison.read_runs(runs.ROOT / "sweeps" / "results" / "ablation")
     base = table.loc[table["setting"] == comparison.BASE, "val_accuracy"]
-    mean, std, _, _ = comparison.mean_interval(base)
+    mean, std, _, _ = comparison.t_confidence_interval(base)
     training = nbformat.read(next(path for path in PATHS if path.name.startswith("03")), as_version=4)
     (check,) = [cell.source for cell in training.cells if cell.id == "curves-check"]
     promised = float(re.search(r"\"val_accuracy\"\] > ([\d.]+)", check)[1])
@@ -376,4 +376,4 @@ def test_each_exercise_has_a_place_to_write_a_solution_and_a_check(path):
         assert f"{stem}-check" in ids[place:]
         (check,) = [cell for cell in cells if cell.id == f"{stem}-check"]
         assert "right" in check.outputs[0].text
-        assert re.search(r"\"(write|build|train) ", check.source) or "lesson.solved(" in check.source
+        assert re.search(r"\"(write|build|train) ", check.source) or "lesson.check_answer(" in check.source

@@ -120,10 +120,10 @@ def test_a_changed_notebook_or_an_unfinished_one_is_not_taken_for_done(tmp_path,
 
     def is_done(notebook):
         output.write_text(nbformat.writes(notebook))
-        return pipeline.is_done("01_a", {}, output, tmp_path)
+        return pipeline.why_to_run("01_a", {}, output, tmp_path)
 
     assert is_done(done)
-    assert not pipeline.is_done("01_a", {"seed": 1}, output, tmp_path)
+    assert not pipeline.why_to_run("01_a", {"seed": 1}, output, tmp_path)
     for change in ({"exception": True}, {"end_time": None}):
         changed = nbformat.from_dict(done)
         changed.metadata["papermill"].update(change)
@@ -132,4 +132,4 @@ def test_a_changed_notebook_or_an_unfinished_one_is_not_taken_for_done(tmp_path,
     edited.cells[0].source = "x = 2"
     assert not is_done(edited)
     output.write_text(nbformat.writes(done)[:100])
-    assert not pipeline.is_done("01_a", {}, output, tmp_path)
+    assert not pipeline.why_to_run("01_a", {}, output, tmp_path)

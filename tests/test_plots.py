@@ -52,28 +52,28 @@ Y_PROB[0, 0] = Y_PROB[4, 4] = 0.4  # right
 Y_PROB[1, 1] = 0.25  # wrong, the true class is second
 
 ONE = {
-    "class_counts": lambda **ax: plots.class_counts(COUNTS, **ax),
-    "value_histogram": lambda **ax: plots.value_histogram(VALUES, "weight", ["first", "second"], **ax),
-    "learning_rate": lambda **ax: plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0], **ax),
-    "confusion_matrix": lambda **ax: plots.confusion_matrix(MATRIX, NAMES, **ax),
-    "per_class": lambda **ax: plots.per_class(SCORES, **ax),
-    "intervals": lambda **ax: plots.intervals(BOARD, "accuracy", 0.8, **ax),
-    "reliability": lambda **ax: plots.reliability(CALIBRATION, **ax),
-    "embedding": lambda **ax: plots.embedding(PLACES, IMAGES, Y, NAMES, **ax),
-    "accuracy_against_seconds": lambda **ax: plots.accuracy_against_seconds(BOARD, [True, True, True], **ax),
+    "class_counts": lambda **ax: plots.plot_class_counts(COUNTS, **ax),
+    "value_histogram": lambda **ax: plots.plot_histograms(VALUES, "weight", ["first", "second"], **ax),
+    "learning_rate": lambda **ax: plots.plot_learning_rate([0, 0.5, 1], [0.1, 0.3, 0], **ax),
+    "confusion_matrix": lambda **ax: plots.plot_confusion_matrix(MATRIX, NAMES, **ax),
+    "per_class": lambda **ax: plots.plot_per_class(SCORES, **ax),
+    "intervals": lambda **ax: plots.plot_intervals(BOARD, "accuracy", 0.8, **ax),
+    "reliability": lambda **ax: plots.plot_reliability_diagram(CALIBRATION, **ax),
+    "embedding": lambda **ax: plots.plot_embedding(PLACES, IMAGES, Y, NAMES, **ax),
+    "accuracy_against_seconds": lambda **ax: plots.plot_accuracy_against_seconds(BOARD, [True, True, True], **ax),
 }
 SEVERAL = {
-    "pixel_histograms": lambda **axs: plots.pixel_histograms(SHARES, EDGES, **axs),
-    "learning_curves": lambda **axs: plots.learning_curves(HISTORY, 3, **axs),
-    "loss_curves": lambda **axs: plots.loss_curves({"few": HISTORY, "many": LATE}, **axs),
-    "layer_costs": lambda **axs: plots.layer_costs(COSTS, **axs),
-    "accuracy_against_strength": lambda **axs: plots.accuracy_against_strength(CURVES, **axs),
-    "effects": lambda **axs: plots.effects(SWEPT, "score", **axs),
+    "pixel_histograms": lambda **axs: plots.plot_pixel_histograms(SHARES, EDGES, **axs),
+    "learning_curves": lambda **axs: plots.plot_learning_curves(HISTORY, 3, **axs),
+    "loss_curves": lambda **axs: plots.plot_loss_curves({"few": HISTORY, "many": LATE}, **axs),
+    "layer_costs": lambda **axs: plots.plot_layer_costs(COSTS, **axs),
+    "accuracy_against_strength": lambda **axs: plots.plot_robustness(CURVES, **axs),
+    "effects": lambda **axs: plots.plot_effects(SWEPT, "score", **axs),
 }
 PICTURES = {
-    "heat_grid": lambda: plots.heat_grid(IMAGES, np.linspace(0, 1, 5)[:, None, None] * np.ones((28, 28)), columns=3),
-    "image_grid": lambda: plots.image_grid(IMAGES, titles=list("vwxyz"), columns=3),
-    "predictions": lambda: plots.predictions(IMAGES, Y, Y_PROB, NAMES, columns=2),
+    "heat_grid": lambda: plots.plot_heat_maps(IMAGES, np.linspace(0, 1, 5)[:, None, None] * np.ones((28, 28)), columns=3),
+    "image_grid": lambda: plots.plot_images(IMAGES, titles=list("vwxyz"), columns=3),
+    "predictions": lambda: plots.plot_predictions(IMAGES, Y, Y_PROB, NAMES, columns=2),
 }
 
 
@@ -145,7 +145,7 @@ def test_several_plots_are_drawn_into_the_given_array_of_axes(name):
 
 
 def test_image_grid_shows_each_image_under_its_title_and_leaves_the_rest_empty():
-    axs = plots.image_grid(IMAGES[..., None], titles=list("vwxyz"), columns=3, row_labels=["first", "second"])
+    axs = plots.plot_images(IMAGES[..., None], titles=list("vwxyz"), columns=3, row_labels=["first", "second"])
     assert axs.shape == (2, 3)
     for ax, image, title in zip(axs.flat, IMAGES, "vwxyz", strict=False):
         assert_array_equal(ax.images[0].get_array(), image)
@@ -160,18 +160,18 @@ def test_image_grid_shows_each_image_under_its_title_and_leaves_the_rest_empty()
      ({"diverging": True}, [(-8, 8), (-8, 8)]), ({"diverging": True, "shared": False}, [(-2, 2), (-8, 8)])],
 )  # fmt: skip
 def test_image_grid_scales_colours_over_all_images_or_each_and_around_0(options, limits):
-    axs = plots.image_grid(np.array([[[0, 1], [1, 2]], [[0, 3], [7, 8]]], "uint8"), **options)
+    axs = plots.plot_images(np.array([[[0, 1], [1, 2]], [[0, 3], [7, 8]]], "uint8"), **options)
     assert [ax.images[0].get_clim() for ax in axs.flat[:2]] == limits
 
 
 def test_image_grid_shows_images_of_different_sizes():
-    axs = plots.image_grid([np.ones((3, 5)), np.full((7, 2, 1), 4)], columns=2)
+    axs = plots.plot_images([np.ones((3, 5)), np.full((7, 2, 1), 4)], columns=2)
     assert [ax.images[0].get_array().shape for ax in axs[0]] == [(3, 5), (7, 2)]
     assert [ax.images[0].get_clim() for ax in axs[0]] == [(0, 4)] * 2
 
 
 def test_class_counts_draws_a_bar_a_class_and_part_from_the_top_down():
-    ax = plots.class_counts(COUNTS)
+    ax = plots.plot_class_counts(COUNTS)
     for bars, part in zip(ax.containers, COUNTS, strict=True):
         assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, count) for count in COUNTS[part]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(COUNTS)
@@ -180,14 +180,14 @@ def test_class_counts_draws_a_bar_a_class_and_part_from_the_top_down():
 
 
 def test_pixel_histograms_draws_the_given_shares_between_the_given_edges():
-    for ax, name in zip(plots.pixel_histograms(SHARES, EDGES).flat, NAMES, strict=True):
+    for ax, name in zip(plots.plot_pixel_histograms(SHARES, EDGES).flat, NAMES, strict=True):
         assert ax.get_title() == name
         assert_array_equal(ax.patches[0].get_data().values, SHARES.loc[name])
         assert_array_equal(ax.patches[0].get_data().edges, EDGES)
 
 
 def test_value_histogram_counts_every_value_in_bins_common_to_all_sets():
-    ax = plots.value_histogram(VALUES, "weight", ["first", "second"])
+    ax = plots.plot_histograms(VALUES, "weight", ["first", "second"])
     outlines = {patch.get_label(): patch.get_xy() for patch in ax.patches}
     assert {name: xy[1:-1:2, 1].sum() for name, xy in outlines.items()} == {"first": 100, "second": 70}
     assert_array_equal(outlines["first"][:, 0], outlines["second"][:, 0])
@@ -196,7 +196,7 @@ def test_value_histogram_counts_every_value_in_bins_common_to_all_sets():
 
 @pytest.mark.parametrize("best_epoch", [None, 3])
 def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_kept_one(best_epoch):
-    for ax, name in zip(plots.learning_curves(HISTORY, best_epoch), ("loss", "accuracy"), strict=True):
+    for ax, name in zip(plots.plot_learning_curves(HISTORY, best_epoch), ("loss", "accuracy"), strict=True):
         assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] + [":"] * bool(best_epoch)
         for line, column in zip(ax.lines, (name, f"val_{name}"), strict=False):
             assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
@@ -208,7 +208,7 @@ def test_learning_curves_draws_validation_dashed_over_the_epochs_and_marks_the_k
 
 def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_loss():
     early = pd.DataFrame({"loss": [1.0, 0.5, 0.1, 0.0], "val_loss": [0.8, 2.0, 2.5, 3.0]}, index=[1, 2, 3, 4])
-    axs = plots.loss_curves({"few": early, "many": LATE})
+    axs = plots.plot_loss_curves({"few": early, "many": LATE})
     assert [ax.get_title() for ax in axs] == ["few", "many"]
     for ax, history, best in zip(axs, (early, LATE), (1, 3), strict=True):
         for line, column in zip(ax.lines, ("loss", "val_loss"), strict=False):
@@ -221,14 +221,14 @@ def test_loss_curves_draws_a_training_an_axes_and_marks_its_lowest_validation_lo
 
 
 def test_learning_rate_draws_the_planned_rates_from_0_up():
-    ax = plots.learning_rate([0, 0.5, 1], [0.1, 0.3, 0])
+    ax = plots.plot_learning_rate([0, 0.5, 1], [0.1, 0.3, 0])
     assert_array_equal(ax.lines[0].get_xydata(), [[0, 0.1], [0.5, 0.3], [1, 0]])
     assert ax.get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("given", [False, True])
 def test_layer_costs_draws_parameters_and_multiply_adds_from_the_first_layer_down(given):
-    axs = plots.layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
+    axs = plots.plot_layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
     assert [[bar.get_width() for bar in ax.containers[0]] for ax in axs] == [[10, 0, 30], [5, 7, 0]]
     assert [ax.get_xlabel() for ax in axs] == ["parameters", "multiply-adds"]
     assert [text.get_text() for text in axs[0].get_yticklabels()] == ["x", "y", "z"]
@@ -236,7 +236,7 @@ def test_layer_costs_draws_parameters_and_multiply_adds_from_the_first_layer_dow
 
 
 def test_confusion_matrix_writes_each_number_at_its_true_row_and_predicted_column():
-    ax = plots.confusion_matrix(MATRIX, NAMES)
+    ax = plots.plot_confusion_matrix(MATRIX, NAMES)
     written = {text.get_position(): int(text.get_text()) for text in ax.texts}
     assert written == {(j + 0.5, i + 0.5): MATRIX[i, j] for i in range(10) for j in range(10)}
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("true class", "predicted class")
@@ -248,7 +248,7 @@ def test_confusion_matrix_writes_each_number_at_its_true_row_and_predicted_colum
 
 
 def test_per_class_puts_each_dot_at_its_class():
-    ax = plots.per_class(SCORES)
+    ax = plots.plot_per_class(SCORES)
     assert [line.get_label() for line in ax.lines] == ["precision", "recall", "F1"]
     assert {text.get_text(): row for text, row in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)} == {
         name: row for row, name in enumerate(NAMES)
@@ -260,13 +260,13 @@ def test_per_class_puts_each_dot_at_its_class():
 
 @pytest.mark.parametrize(
     ("i", "texts", "colours", "shares"),
-    [(0, ["A 40%", "H 30%", "I 20%"], [plots.RIGHT, plots.PLAIN, plots.PLAIN], [0.4, 0.3, 0.2]),
-     (1, ["H 30%", "B 25%", "I 20%"], [plots.WRONG, plots.RIGHT, plots.PLAIN], [0.3, 0.25, 0.2]),
-     (3, ["H 30%", "I 20%", "J 10%"], [plots.WRONG, plots.PLAIN, plots.PLAIN], [0.3, 0.2, 0.1])],
+    [(0, ["A 40%", "H 30%", "I 20%"], [plots.CORRECT_COLOR, plots.NEUTRAL_COLOR, plots.NEUTRAL_COLOR], [0.4, 0.3, 0.2]),
+     (1, ["H 30%", "B 25%", "I 20%"], [plots.WRONG_COLOR, plots.CORRECT_COLOR, plots.NEUTRAL_COLOR], [0.3, 0.25, 0.2]),
+     (3, ["H 30%", "I 20%", "J 10%"], [plots.WRONG_COLOR, plots.NEUTRAL_COLOR, plots.NEUTRAL_COLOR], [0.3, 0.2, 0.1])],
     ids=["right", "second choice", "not among three"],
 )  # fmt: skip
 def test_predictions_colours_right_and_wrong_choices_beside_the_image(i, texts, colours, shares):
-    axs = plots.predictions(IMAGES, Y, Y_PROB, NAMES, columns=2)
+    axs = plots.plot_predictions(IMAGES, Y, Y_PROB, NAMES, columns=2)
     assert axs.shape == (3, 4)
     picture, bars = axs.reshape(-1, 2)[i]
     assert_array_equal(picture.images[0].get_array(), IMAGES[i])
@@ -277,21 +277,21 @@ def test_predictions_colours_right_and_wrong_choices_beside_the_image(i, texts, 
 
 
 def test_intervals_colours_what_is_told_apart_from_the_baseline_from_the_first_row_down():
-    ax = plots.intervals(BOARD, "accuracy", 0.8)
+    ax = plots.plot_intervals(BOARD, "accuracy", 0.8)
     bars, dots = ax.lines[0:6:2], ax.lines[1:6:2]
     assert [tuple(bar.get_xdata()) for bar in bars[:2]] == [(0.85, 0.95), (0.6, 0.75)]
     assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.9, 0), (0.7, 1), (0.8, 2)]
-    assert [dot.get_color() for dot in dots] == [plots.RIGHT, plots.WRONG, plots.PLAIN], "no interval tells nothing"
+    assert [dot.get_color() for dot in dots] == [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR], "no interval tells nothing"
     assert ax.get_ylim() == (2.5, -0.5) and [t.get_text() for t in ax.get_yticklabels()] == list("xyz")
 
 
 @pytest.mark.filterwarnings("error")
 def test_intervals_of_nothing_are_empty_axes_without_a_warning():
-    assert not plots.intervals(BOARD[:0], "accuracy", 0.8).get_yticklabels()
+    assert not plots.plot_intervals(BOARD[:0], "accuracy", 0.8).get_yticklabels()
 
 
 def test_effects_draws_a_dot_a_run_and_the_mean_of_each_value_or_a_scatter_on_a_logarithmic_axis():
-    few, many = np.ravel(plots.effects(SWEPT, "score"))
+    few, many = np.ravel(plots.plot_effects(SWEPT, "score"))
     assert [text.get_text() for text in few.get_xticklabels()] == ["0.0", "0.2"]
     assert_allclose(few.lines[0].get_ydata(), [0.8, 0.6])
     assert_allclose(np.concatenate([c.get_offsets()[:, 1] for c in few.collections]), [0.7, 0.9, 0.6])
@@ -299,9 +299,9 @@ def test_effects_draws_a_dot_a_run_and_the_mean_of_each_value_or_a_scatter_on_a_
 
 
 def test_accuracy_against_seconds_joins_the_front_in_order_of_time_and_names_every_setting():
-    ax = plots.accuracy_against_seconds(BOARD, np.array([True, True, False]))
+    ax = plots.plot_accuracy_against_seconds(BOARD, np.array([True, True, False]))
     assert_array_equal(ax.lines[1].get_xydata(), [[5, 0.7], [30, 0.9]])
-    assert {text.get_text(): to_hex(text.get_color()).upper() == plots.RIGHT for text in ax.texts} == {
+    assert {text.get_text(): to_hex(text.get_color()).upper() == plots.CORRECT_COLOR for text in ax.texts} == {
         "x": True, "y": True, "z": False,
     }  # fmt: skip
 
@@ -309,15 +309,15 @@ def test_accuracy_against_seconds_joins_the_front_in_order_of_time_and_names_eve
 def test_heat_grid_lays_more_orange_where_it_is_hotter_and_none_at_0():
     heats = np.zeros((1, 28, 28))
     heats[0, 3, 5], heats[0, 4, 5] = 1, 0.5
-    picture, layer = plots.heat_grid(IMAGES[:1], heats, columns=1).flat[0].images
+    picture, layer = plots.plot_heat_maps(IMAGES[:1], heats, columns=1).flat[0].images
     assert_allclose(picture.get_array(), IMAGES[0])
     colors = layer.get_array()
-    assert to_hex(colors[3, 5, :3]) == plots.WRONG.lower() and colors[3, 5, 3] == 2 * colors[4, 5, 3] > 0
+    assert to_hex(colors[3, 5, :3]) == plots.WRONG_COLOR.lower() and colors[3, 5, 3] == 2 * colors[4, 5, 3] > 0
     assert colors[..., 3].sum() == pytest.approx(1.5 * colors[3, 5, 3])
 
 
 def test_reliability_puts_accuracy_over_confidence_beside_the_diagonal():
-    ax = plots.reliability(CALIBRATION)
+    ax = plots.plot_reliability_diagram(CALIBRATION)
     diagonal, *lines = ax.lines
     assert_allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
     for line, (name, table) in zip(lines, CALIBRATION.items(), strict=True):
@@ -328,7 +328,7 @@ def test_reliability_puts_accuracy_over_confidence_beside_the_diagonal():
 
 
 def test_accuracy_against_strength_has_the_strongest_on_the_right():
-    axs = plots.accuracy_against_strength({**CURVES, "blur (pixels)": CURVES["shift (pixels)"]}, columns=2)
+    axs = plots.plot_robustness({**CURVES, "blur (pixels)": CURVES["shift (pixels)"]}, columns=2)
     rising, falling = axs[0]
     assert_allclose(rising.lines[0].get_xydata(), [[0, 0.9], [4, 0.5]])
     assert not rising.xaxis_inverted() and falling.xaxis_inverted()
@@ -336,7 +336,7 @@ def test_accuracy_against_strength_has_the_strongest_on_the_right():
 
 
 def test_embedding_shows_an_image_where_there_is_room_and_each_class_name_at_its_median():
-    ax = plots.embedding(PLACES, IMAGES, Y, NAMES)
+    ax = plots.plot_embedding(PLACES, IMAGES, Y, NAMES)
     assert len(ax.images) == 4, "the second lies upon the first"
     assert_allclose(ax.images[1].get_array(), IMAGES[2])
     left, right, low, high = ax.images[1].get_extent()
@@ -349,13 +349,13 @@ def test_use_style_sets_the_projects_look():
     with mpl.rc_context():
         plots.use_style()
         assert (mpl.rcParams["axes.spines.top"], mpl.rcParams["image.cmap"]) == (False, "gray_r")
-        assert [to_hex(f"C{i}").upper() for i in range(2)] == [plots.RIGHT, plots.WRONG]
+        assert [to_hex(f"C{i}").upper() for i in range(2)] == [plots.CORRECT_COLOR, plots.WRONG_COLOR]
 
 
 @pytest.mark.parametrize("draw", [ONE["per_class"], SEVERAL["learning_curves"]])
 def test_save_makes_the_folder_and_writes_a_png_that_names_no_software(draw, tmp_path):
     path = tmp_path / "figures" / "deep" / "figure.png"
-    plots.save(draw(), path)
+    plots.save_figure(draw(), path)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert {"Software", "Creation Time", "Author"}.isdisjoint(image.info)

@@ -74,7 +74,7 @@ def test_the_sweep_file_that_is_shown_is_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "shown.yaml").write_text(shown)
-    assert len(sweep.read_sweep(tmp_path / "shown.yaml")[2]) == 2 * 2 * 4 * 3
+    assert len(_sweep_file.read_sweep(tmp_path / "shown.yaml")[2]) == 2 * 2 * 4 * 3
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_the_spread_over_seeds_stands_in_the_benchmark():
 
 def test_what_each_component_is_worth_stands_in_the_ablation():
     table = comparison.read_runs(runs.ROOT / "sweeps" / "results" / "ablation")
-    lost = comparison.differences(table, comparison.BASE)
+    lost = comparison.paired_differences(table, comparison.BASE)
     points = {name: f"{-100 * lost.loc[name, 'mean']:.2f}" for name in lost.index}
     text = " ".join(README.split())
     assert f"schedule is worth {points['schedule = constant']} points of validation accuracy, " in text

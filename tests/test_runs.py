@@ -88,7 +88,7 @@ def names_in(folder):
 @pytest.mark.parametrize("path", sorted((runs.ROOT / "params").glob("*.yaml")), ids=lambda path: path.name)
 def test_committed_parameter_files_are_allowed_and_come_back_in_their_order(path):
     values = yaml.safe_load(path.read_text())
-    assert list(runs.check_parameters(values).items()) == list(values.items())
+    assert list(parameters.check_parameters(values).items()) == list(values.items())
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def test_committed_parameter_files_are_allowed_and_come_back_in_their_order(path
      ("augment", "flip_shift_erase"), ("examples", 20)],
 )  # fmt: skip
 def test_allowed_values_pass_unchanged_up_to_the_limits(name, value):
-    assert runs.check_parameters({name: value}) == {name: value}
+    assert parameters.check_parameters({name: value}) == {name: value}
 
 
 def test_a_whole_number_serves_as_a_float_and_becomes_one():
-    checked = runs.check_parameters({"learning_rate": 1, "dropout": 0})
+    checked = parameters.check_parameters({"learning_rate": 1, "dropout": 0})
     assert repr(checked) == "{'learning_rate': 1.0, 'dropout': 0.0}"
 
 
 def test_names_that_are_no_parameters_are_left_out_and_the_order_is_kept():
     values = {"seed": 1, "np": np, "epochs": 2, "_": object(), "augment": "none", "batch_size": 8}
-    assert list(runs.check_parameters(values)) == ["seed", "epochs", "augment", "batch_size"]
+    assert list(parameters.check_parameters(values)) == ["seed", "epochs", "augment", "batch_size"]
 
 
 NO_PATH, ONE_TO_2048 = "and no path", "a list of whole numbers, 1 to 2048, one per block"
@@ -137,7 +137,7 @@ NO_PATH, ONE_TO_2048 = "and no path", "a list of whole numbers, 1 to 2048, one p
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name_and_value_with_what_is_allowed(name, value, allowed):
     with pytest.raises(ValueError) as error:
-        runs.check_parameters({"epochs": 5, name: value})
+        parameters.check_parameters({"epochs": 5, name: value})
     assert str(error.value).startswith(f"{name} = {value!r} ({type(value).__name__}): allowed is ")
     assert allowed in str(error.value)
 
@@ -148,7 +148,7 @@ def test_a_bad_value_is_refused_by_name_and_value_with_what_is_allowed(name, val
 )
 def test_blocks_that_do_not_fit_together_are_refused_with_both_lists(filters, convs, allowed):
     with pytest.raises(ValueError, match=re.escape(f"filters = {filters}")) as error:
-        runs.check_parameters({"filters": filters, "convs_per_block": convs})
+        parameters.check_parameters({"filters": filters, "convs_per_block": convs})
     assert allowed in str(error.value)
 
 
@@ -156,13 +156,13 @@ def test_blocks_that_do_not_fit_together_are_refused_with_both_lists(filters, co
 def test_a_number_that_yaml_reads_as_text_is_shown_in_a_form_that_yaml_reads_as_a_number(text, number):
     assert yaml.safe_load(text) == text
     with pytest.raises(ValueError, match=rf"YAML reads {re.escape(text)} as text: write \S+$") as error:
-        runs.check_parameters({"learning_rate": text})
+        parameters.check_parameters({"learning_rate": text})
     assert yaml.safe_load(str(error.value).split("write ")[1]) == number
 
 
 def test_text_for_a_list_points_to_papermills_y_and_f():
     with pytest.raises(ValueError, match=r"^filters = ") as error:
-        runs.check_parameters({"filters": "[8, 16]"})
+        parameters.check_parameters({"filters": "[8, 16]"})
     assert re.search(r"write -y '\{\w+: \[8, 16\]\}' .*-f$", str(error.value))
 
 
@@ -171,7 +171,7 @@ def test_text_for_a_list_points_to_papermills_y_and_f():
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
     (tmp_path / "a.txt").write_text("old")
-    with runs.written_whole(tmp_path / "a.txt") as temporary:
+    with _files.atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
         assert (tmp_path / "a.txt").read_text() == "old"
     assert (tmp_path / "a.txt").read_text() == "new"
@@ -188,7 +188,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path
     with monkeypatch.context() as patched, pytest.raises(failure):
         if place == "replace":
             patched.setattr(os, "replace", fail)
-        with runs.written_whole(tmp_path / "a.txt") as temporary:
+        with _files.atomic_write(tmp_path / "a.txt") as temporary:
             temporary.write_text("half of the n")
             if place == "body":
                 fail()
@@ -254,10 +254,10 @@ def test_other_parameters_are_refused_with_what_changed_and_the_run_stays(comple
 
 def test_an_unfinished_training_goes_on_and_a_complete_one_begins_afresh():
     run = runs.start(PARAMS)
-    (run.work / "checkpoint.npz").write_bytes(b"epoch 1")
+    (run.work_dir / "checkpoint.npz").write_bytes(b"epoch 1")
     let_go(run)
     run = runs.start(PARAMS)
-    assert (run.work / "checkpoint.npz").read_bytes() == b"epoch 1"
+    assert (run.work_dir / "checkpoint.npz").read_bytes() == b"epoch 1"
     run = runs.start(PARAMS)  # a cell may be run twice
     finish(run)
     assert not (runs.start(PARAMS).work / "checkpoint.npz").exists()
@@ -299,14 +299,14 @@ def test_a_finish_stopped_at_any_step_leaves_the_old_run_or_becomes_the_new_one(
         monkeypatch.setenv("FMNIST_RUNS_DIR", str(home / str(k)))
         shutil.copytree(old, home / str(k) / "tiny")
         run = runs.start(PARAMS)
-        (run.work / "checkpoint.npz").touch()
+        (run.work_dir / "checkpoint.npz").touch()
         try:
             with monkeypatch.context() as patched:
                 stop_at(patched, k)
                 finish(run, 2)
             break
         except Stopped:
-            all_written = (run.work / "ready").exists()
+            all_written = (run.work_dir / "ready").exists()
         let_go(run)
         try:
             if runs.is_complete(run.folder):
@@ -317,7 +317,7 @@ def test_a_finish_stopped_at_any_step_leaves_the_old_run_or_becomes_the_new_one(
             is_new = found[-1] == 2
             assert is_new or not all_written
             assert is_new == names_in(run.folder).isdisjoint(TEST_FILES)
-            assert is_new != (run.work / "checkpoint.npz").exists(), "a new training would go on from the finished one"
+            assert is_new != (run.work_dir / "checkpoint.npz").exists(), "a new training would go on from the finished one"
         except (OSError, RuntimeError, AssertionError) as error:
             trouble.append(f"step {k}: {error!r}")
     assert not trouble, "\n".join(trouble)
@@ -358,13 +358,13 @@ def no_room(*_, **__):
 @pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (np, "savez_compressed")])
 def test_a_full_disk_at_the_end_says_what_to_do_and_keeps_the_training(module, name, monkeypatch):
     run = runs.start(PARAMS)
-    (run.work / "checkpoint.npz").write_bytes(b"epoch 1")
+    (run.work_dir / "checkpoint.npz").write_bytes(b"epoch 1")
     with monkeypatch.context() as patched, pytest.raises(runs.RunError, match="No space left on device") as error:
         patched.setattr(module, name, no_room)
         finish(run)
     assert "make room, then run again with the same run_name" in str(error.value)
-    assert (run.work / "checkpoint.npz").read_bytes() == b"epoch 1"
-    assert not [path for path in run.work.iterdir() if path.name.startswith(".")]
+    assert (run.work_dir / "checkpoint.npz").read_bytes() == b"epoch 1"
+    assert not [path for path in run.work_dir.iterdir() if path.name.startswith(".")]
     finish(run)
     assert names_in(run.folder) == FILES
 
@@ -456,7 +456,7 @@ def test_history_and_metrics_are_read_as_they_were_written():
     assert (history.index.name, list(history.index)) == ("epoch", [1, 2])
     assert list(history.columns) == ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
     assert list(history.val_loss) == [1, 0.25]
-    runs.write_json(run.folder / "test_metrics.json", {"test_accuracy": 0.5})
+    _files.write_json(run.folder / "test_metrics.json", {"test_accuracy": 0.5})
     assert runs.read_metrics(run) == {"generation": 1}
     assert runs.read_metrics(run, "test_metrics.json") == {"test_accuracy": 0.5}
 
@@ -465,7 +465,7 @@ def test_history_and_metrics_are_read_as_they_were_written():
 def test_the_environment_tells_versions_and_hardware_and_no_path_of_the_machine(git, monkeypatch):
     if not git:
         monkeypatch.setenv("PATH", "")
-    found = runs.environment()
+    found = _environment.environment()
     versions = {"python", "tensorflow", "keras", "numpy", "scikit-learn", "fmnist-utils"}
     assert found.keys() == versions | {"system", "cpu", "cores", "threads", "gpus", "commit", "uncommitted_changes"}
     assert [name for name in versions if not re.match(r"\d+\.\d+", found[name] or "")] == []
@@ -484,7 +484,7 @@ def test_damaged_predictions_are_named_with_what_to_do(tmp_path, damage):
     run.folder.mkdir()
     y_prob = np.random.default_rng(0).random((50, 10), dtype="float32")
     path = run.folder / runs.VALIDATION
-    runs.write_npz(path, index=np.arange(50), label=np.zeros(50, int), probability=y_prob)
+    _files.write_npz(path, index=np.arange(50), label=np.zeros(50, int), probability=y_prob)
     index, y, read = runs.read_predictions(run)
     assert list(index) == list(range(50)) and not y.any() and np.array_equal(read, y_prob)
     path.write_bytes(damage(path.read_bytes()))
@@ -497,6 +497,6 @@ def test_a_run_that_was_not_judged_is_told_to_be_judged(tmp_path):
     with pytest.raises(runs.RunError, match="has not been judged yet: run 04_evaluation"):
         runs.read_predictions(run, runs.TEST)
     run.folder.mkdir()
-    runs.write_npz(run.folder / runs.TEST, label=np.array([3, 1]), probability=np.eye(2))
+    _files.write_npz(run.folder / runs.TEST, label=np.array([3, 1]), probability=np.eye(2))
     index, y, _ = runs.read_predictions(run, runs.TEST)
     assert list(index) == [0, 1] and list(y) == [3, 1]

@@ -37,7 +37,7 @@ def test_the_harmful_yaml_would_do_harm(tmp_path):
     assert (tmp_path / "harmed").is_dir()
 
 
-@pytest.mark.parametrize("read", [pipeline.read_parameters, sweep.read_sweep], ids=["parameters", "sweep"])
+@pytest.mark.parametrize("read", [pipeline.read_parameters, _sweep_file.read_sweep], ids=["parameters", "sweep"])
 def test_object_tags_in_yaml_are_refused_in_one_line(read, tmp_path, mark):
     path = tmp_path / "file.yaml"
     path.write_text(f"notebook: {HARM.format(mark)}")
@@ -61,7 +61,7 @@ def test_a_pickle_in_the_predictions_is_never_loaded(tmp_path, mark):
     run.mkdir()
     np.savez(run / runs.VALIDATION, label=np.array([Harmful(mark)], dtype=object), index=[0], probability=[[1.0]])
     with pytest.raises(runs.RunError, match=r"validation\.npz .*damaged"):
-        comparison.read_correct(tmp_path, ["run"])
+        comparison.load_correctness(tmp_path, ["run"])
 
 
 @pytest.mark.parametrize("name", ["../climbed.txt", "/climbed.txt", "assets/../../climbed.txt"])
@@ -101,7 +101,7 @@ def test_a_model_of_a_class_of_its_own_is_refused_and_nothing_is_imported(tmp_pa
 def test_a_run_name_cannot_leave_the_runs_folder():
     for name in ("../up", "/etc", "a/b", "..", ""):
         with pytest.raises(ValueError, match="run_name"):
-            runs.check_parameters({"run_name": name})
+            parameters.check_parameters({"run_name": name})
 
 
 def test_jupyterlab_is_never_started_without_its_token():

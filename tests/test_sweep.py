@@ -69,7 +69,7 @@ def described(folder, **content):
 
 def swept(folder, options=None, **content):
     """Run a sweep; return {(what, seed): what went wrong} and the output folder."""
-    notebook, base, named = sweep.read_sweep(described(folder, **content))
+    notebook, base, named = _sweep_file.read_sweep(described(folder, **content))
     result = sweep.run_sweep(notebook, base, named, folder / "out", **{"workers": 2, **(options or {})})
     told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in named.items()}
     return {key: result[name] for key, name in told.items()}, {k: folder / "out" / n for k, n in told.items()}
@@ -85,27 +85,27 @@ def test_a_sweep_is_every_combination_of_its_parts(trivial):
         random={"samples": 2, "seed": 3, "ranges": {"dropout": {"low": 0.01, "high": 0.5, "log": True}}},
         seeds=[0, 1, 2],
     )
-    _, _, named = sweep.read_sweep(path)
+    _, _, named = _sweep_file.read_sweep(path)
     assert len(named) == 12
     assert {changes["seed"] for changes in named.values()} == {0, 1, 2}
     drawn = {changes["dropout"] for changes in named.values()}
     assert len(drawn) == 2 and all(0.01 <= value <= 0.5 for value in drawn)
     assert [changes["seed"] for changes in named.values()] == [0] * 4 + [1] * 4 + [2] * 4  # a round of all, each seed
-    assert named == sweep.read_sweep(path)[2]
+    assert named == _sweep_file.read_sweep(path)[2]
 
 
 def test_whole_limits_give_whole_numbers_of_the_whole_range():
     (low, high) = (1, 4)
     ranges = {"samples": 200, "ranges": {"epochs": {"low": low, "high": high}}}
-    drawn = {sample["epochs"] for sample in sweep._samples("file", ranges)}
+    drawn = {sample["epochs"] for sample in _sweep_file._samples("file", ranges)}
     assert drawn == {1, 2, 3, 4} and all(type(value) is int for value in drawn)
-    many = [s["epochs"] for s in sweep._samples("file", {**ranges, "samples": 4000})]
+    many = [s["epochs"] for s in _sweep_file._samples("file", {**ranges, "samples": 4000})]
     assert np.bincount(many)[1:] == pytest.approx([1000] * 4, abs=120)  # 1 and 4 as often as 2 and 3
 
 
 def test_a_log_scale_gives_each_power_of_ten_its_share():
     ranges = {"samples": 2000, "ranges": {"learning_rate": {"low": 0.0001, "high": 0.1, "log": True}}}
-    drawn = [sample["learning_rate"] for sample in sweep._samples("file", ranges)]
+    drawn = [sample["learning_rate"] for sample in _sweep_file._samples("file", ranges)]
     assert np.histogram(drawn, [1e-4, 1e-3, 1e-2, 1e-1])[0] == pytest.approx([667, 667, 667], abs=75)
 
 
@@ -139,7 +139,7 @@ def test_a_log_scale_gives_each_power_of_ten_its_share():
 )
 def test_a_bad_description_is_refused_in_one_line(trivial, content, message):
     with pytest.raises(ValueError, match=message) as caught:
-        sweep.read_sweep(described(trivial, **content))
+        _sweep_file.read_sweep(described(trivial, **content))
     assert "\n" not in str(caught.value)
 
 
@@ -147,13 +147,13 @@ def test_a_bad_description_is_refused_in_one_line(trivial, content, message):
 def test_what_is_no_yaml_mapping_is_refused_in_one_line(trivial, text):
     (trivial / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"bad\.yaml") as caught:
-        sweep.read_sweep("bad.yaml")
+        _sweep_file.read_sweep("bad.yaml")
     assert "\n" not in str(caught.value)
 
 
 def test_the_shipped_sweeps_are_valid_and_ablation_takes_away_each_component(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
-    read = {path.stem: sweep.read_sweep(path) for path in sorted((runs.ROOT / "sweeps").glob("*.yaml"))}
+    read = {path.stem: _sweep_file.read_sweep(path) for path in sorted((runs.ROOT / "sweeps").glob("*.yaml"))}
     assert set(read) >= {"learning_rate", "ablation", "seeds"}
     _, base, named = read["ablation"]
     seeds_of = {}
@@ -166,16 +166,16 @@ def test_the_shipped_sweeps_are_valid_and_ablation_takes_away_each_component(mon
 
 
 def test_a_name_changes_with_parameters_and_training_code_and_with_nothing_else(trivial):
-    before = set(sweep.read_sweep(described(trivial, seeds=[0]))[2])
-    assert set(sweep.read_sweep(described(trivial, seeds=[1]))[2]) != before
+    before = set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2])
+    assert set(_sweep_file.read_sweep(described(trivial, seeds=[1]))[2]) != before
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(sweep.read_sweep(described(trivial, seeds=[0]))[2]) == before
+    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) == before
     notebook.cells[1].source += "\n"
     notebook.cells[1].source += "x = 1"
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(sweep.read_sweep(described(trivial, seeds=[0]))[2]) != before
+    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) != before
 
 
 # ---------------------------------------------------------------------------------------------- runs and faults
@@ -226,7 +226,7 @@ def test_no_run_queues_behind_another_on_a_worker(trivial, monkeypatch):
 
 
 def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
-    execute, tries = sweep.papermill.execute_notebook, []
+    execute, tries = pipeline.papermill.execute_notebook, []
 
     def colliding(*args, **kwargs):
         tries.append(1)
@@ -234,23 +234,23 @@ def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
             raise RuntimeError("Kernel didn't respond: address already in use")
         return execute(*args, **kwargs)
 
-    monkeypatch.setattr(sweep.papermill, "execute_notebook", colliding)
+    monkeypatch.setattr(pipeline.papermill, "execute_notebook", colliding)
     source = (trivial / "trivial.ipynb").read_text()
-    wrong, _ = sweep.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
+    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
     assert wrong == "" and len(tries) == 3
     monkeypatch.setattr(sweep, "STARTS", 1)
     tries.clear()
-    wrong, _ = sweep.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
+    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
     assert "could not be started" in wrong and "address already in use" in wrong
 
 
 def test_two_sweeps_cannot_write_one_output(trivial):
-    with sweep._held(trivial / "out"):
+    with sweep._lock_output(trivial / "out"):
         second = f"""
 from pathlib import Path
 from fmnist_utils import sweep
 try:
-    with sweep._held(Path({str(trivial / "out")!r})):
+    with sweep._lock_output(Path({str(trivial / "out")!r})):
         print("held twice")
 except sweep.SweepError as error:
     print(error)
@@ -287,7 +287,7 @@ def test_a_really_full_file_system(trivial):
     if mounted.returncode:
         pytest.skip("no right to mount a file system")
     try:
-        notebook, base, named = sweep.read_sweep(described(trivial, seeds=list(range(12))))
+        notebook, base, named = _sweep_file.read_sweep(described(trivial, seeds=list(range(12))))
         with pytest.raises(sweep.SweepError, match="No space left"):
             sweep.run_sweep(notebook, base, named, small, workers=1)
         finished = [p for p in small.glob("[!.]*/metrics.json")]
@@ -457,16 +457,16 @@ def test_a_worker_tells_in_one_line_why_it_has_no_data(monkeypatch):
         raise sweep.data.DatasetUnavailable("no source:\n  - one\n  - two")
 
     monkeypatch.setattr(sweep.data, "ensure_dataset", unavailable)
-    assert sweep.fetch_data() == "no source: - one - two"
+    assert _sweep_worker.fetch_data() == "no source: - one - two"
     monkeypatch.setattr(sweep.data, "ensure_dataset", lambda: "the cache")
-    assert sweep.fetch_data() == ""
+    assert _sweep_worker.fetch_data() == ""
 
 
 class OneWorker:
     """A client whose one worker answers as the test wants."""
 
     def __init__(self, inventory, fetched=""):
-        self.answers = {sweep.inventory: inventory, sweep.fetch_data: fetched}
+        self.answers = {_sweep_worker.worker_info: inventory, _sweep_worker.fetch_data: fetched}
 
     def nthreads(self):
         return {"tcp://there:1": 1}
@@ -476,7 +476,7 @@ class OneWorker:
 
 
 def test_a_worker_with_another_version_without_package_or_without_data_is_refused():
-    here = sweep.inventory()
+    here = _sweep_worker.worker_info()
     other = {**here, "versions": {**here["versions"], "keras": "1.0"}}
     with pytest.raises(sweep.SweepError, match=r"another keras \(1\.0 there, .* here\)"):
         sweep.check_workers(OneWorker(other))
@@ -495,7 +495,7 @@ def test_a_cluster_trains_the_same_networks_as_the_local_default(tmp_path, monke
     small = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1]}
     content = {"notebook": "notebooks/03_training.ipynb", "variants": [small], "seeds": [0, 1, 2]}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    described_runs = sweep.read_sweep(tmp_path / "sweep.yaml")
+    described_runs = _sweep_file.read_sweep(tmp_path / "sweep.yaml")
     with cluster(tmp_path, 3) as (address, _):
         there = sweep.run_sweep(*described_runs, tmp_path / "there", scheduler=address, threads=1)
     here = sweep.run_sweep(*described_runs, tmp_path / "here", workers=2, threads=1)
