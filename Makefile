@@ -12,7 +12,7 @@ IN_PLACE := ( . $(VENV)/bin/activate && [ "$$VIRTUAL_ENV" -ef $(VENV) ] && $(PY)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 UV := $(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt
 
-.PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides sweep bench lint lock help
+.PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides book sweep bench lint lock help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ notebooks: dev-tools data  ## execute the committed notebooks afresh and store t
 
 slides: data  ## reveal.js slides of the notebooks, build/slides/*.html, that open without a network (needs npm)
 	@$(PY) tools/make_slides.py
+
+book: dev-tools  ## a site of the notebooks as stored, build/book, that opens without a network (REPOSITORY=https://github.com/OWNER/NAME)
+	@REPOSITORY="$(REPOSITORY)" $(PY) tools/make_book.py
 
 sweep: data  ## many runs side by side: make sweep SWEEP=sweeps/seeds.yaml OPTIONS="--workers 2"
 	@$(PY) -m fmnist_utils.sweep "$(SWEEP)" $(OPTIONS)

@@ -310,6 +310,48 @@ def test_every_cell_says_where_it_stands_on_a_slide(notebook):
         assert (kind == "slide") == heading or cell.id == "exercises", cell.id
 
 
+def slides(notebook):
+    """Return the cells of each slide, as a list of lists."""
+    found = []
+    for cell in notebook.cells:
+        kind = cell.metadata["slideshow"]["slide_type"]
+        if kind in ("slide", "subslide"):
+            found.append([])
+        if kind != "skip":
+            found[-1].append(cell)
+    return found
+
+
+def is_figure(cell):
+    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def test_no_slide_is_one_sentence_alone(notebook):
+    for cells in slides(notebook):
+        text = " ".join(re.sub("(?m)^#.*", "", cell.source) for cell in cells if cell.cell_type == "markdown")
+        sentences = re.findall(r"[.?!](?=\**(?:\s|$))", text)
+        assert len(sentences) > 1 or any(cell.cell_type == "code" for cell in cells), cells[0].id
+
+
+def test_a_figure_shares_its_slide_with_its_question_and_its_words(notebook):
+    """The question is the nearest one before it in its section and after the last figure; else the nearest text."""
+    cells = notebook.cells
+    slide_of = {cell.id: number for number, on_it in enumerate(slides(notebook)) for cell in on_it}
+    for place in (place for place, cell in enumerate(cells) if is_figure(cell)):
+        texts = []
+        for before in reversed(cells[:place]):
+            if is_figure(before) or before.source.startswith("**In words.**"):
+                break
+            if before.cell_type == "markdown":
+                texts.append(before)
+            if before.source.startswith("#"):
+                break
+        question = next((text for text in texts if "?" in text.source), texts[0])
+        here = slide_of[cells[place].id]
+        assert slide_of.get(question.id) == here, f"{cells[place].id} is not on the slide of {question.id}"
+        assert slide_of.get(cells[place + 1].id) == here, f"{cells[place].id} is not on the slide of its words"
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_the_exercises_are_the_solutions_without_the_solutions(path, monkeypatch):
     monkeypatch.syspath_prepend(runs.ROOT / "tools")
@@ -327,6 +369,7 @@ def test_each_exercise_has_a_place_to_write_a_solution_and_a_check(path):
     cells = nbformat.read(path, as_version=4).cells
     ids = [cell.id for cell in cells]
     solved = [place for place, cell in enumerate(cells) if "solution" in cell.metadata.get("tags", [])]
+    solved = [place for place in solved if cells[place].cell_type == "code"]  # not what a figure shows, in words
     assert len(solved) >= (1 if path.stem == "find_the_leak" else 3)
     for place in solved:
         stem = ids[place].removesuffix("-solution")
