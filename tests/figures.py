@@ -1,6 +1,6 @@
 """Under nbval, compare each figure of a notebook with the stored one; nbval itself compares text alone.
 
-A figure is an image/png output of a cell that is not tagged nbval-ignore-output. Two figures are cut into squares; their
+A figure is an image/png output of a cell that is not tagged nbval-ignore-output. Two are cut into squares; their
 distance is the largest difference of a square's mean colours. So a dotted line that is missing counts nearly as much as
 a whole picture, and the last digits, in which machines differ, hardly at all: other convolution kernels, instruction
 sets and numbers of threads moved no figure but t-SNE's by more than 0.002.
