@@ -4,9 +4,14 @@ The caller's settings of colour, width and plotting would change outputs; they a
 """
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).with_name("tests")))
+pytest_plugins = ["figures"]  # under nbval, each figure is compared with the stored one
 
 _folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-")
 os.environ |= {"FMNIST_RUNS_DIR": _folder.name, "FMNIST_DEFAULT_RUN": "reference", "COLUMNS": "80"}

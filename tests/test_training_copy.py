@@ -1,4 +1,4 @@
-"""The copy that trains computes what Keras's own steps compute, and leaves nothing of itself in what is kept."""
+"""training_copy computes what Keras's own steps compute; plain_copy leaves nothing of it in the model that is kept."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def pair():
 
 
 @pytest.mark.parametrize("n", [8, 7, 2, 1])
-def test_a_step_in_two_halves_has_the_gradients_loss_and_accuracy_of_keras_own(pair, n):
+def test_step_equals_that_of_keras(pair, n):
     *models, start = pair
     ended = []
     for model in models:
@@ -70,7 +70,7 @@ def test_a_step_in_two_halves_has_the_gradients_loss_and_accuracy_of_keras_own(p
     assert_close(*ended)
 
 
-def test_an_epoch_of_batches_of_unequal_size_has_the_loss_and_accuracy_of_keras_own(pair):
+def test_epoch_with_a_short_last_batch_equals_that_of_keras(pair):
     *models, start = pair
     histories = []
     for model in models:
@@ -82,28 +82,12 @@ def test_an_epoch_of_batches_of_unequal_size_has_the_loss_and_accuracy_of_keras_
     assert_close(histories[0].values(), histories[1].values(), 1e-4)
 
 
-def test_both_halves_of_a_batch_are_used_and_only_the_middle_image_twice():
-    seen = []
-
-    class Noting(type(training_copy(network(batch_norm=False), "float32"))):
-        def call(self, inputs, *arguments, **names):
-            seen.append(inputs.shape[0])
-            return super().call(inputs, *arguments, **names)
-
-    copy = training_copy(network(batch_norm=False), "float32")
-    noting = compiled(Noting(copy.input, copy.output))
-    noting.run_eagerly = True
-    for n, halves in ((8, [4, 4]), (7, [4, 4]), (1, [1, 1])):
-        seen.clear()
-        train(noting, *images(n))
-        assert seen[-2:] == halves
-
 
 # ------------------------------------------------------------------------------------- batch normalisation
 
 
 @pytest.mark.parametrize("layer", ["block1_conv1_norm", "dense_norm"])
-def test_the_moving_averages_after_many_steps_are_those_of_keras(layer):
+def test_moving_averages_after_many_steps_equal_those_of_keras(layer):
     """The two halves are of the same images, so that the batch and either half have one mean and one variance."""
     model = compiled(network())
     copy = compiled(training_copy(model, "float32"))
@@ -118,7 +102,7 @@ def test_the_moving_averages_after_many_steps_are_those_of_keras(layer):
 
 
 @pytest.mark.parametrize("shape", [(8, 5, 5, 3), (8, 3), (1, 3), (1, 1, 1, 3)])
-def test_the_fused_layer_computes_what_keras_layer_computes(shape):
+def test_fused_batch_norm_equals_that_of_keras(shape):
     x = np.random.default_rng(0).normal(2, 3, shape).astype("float32")
     plain = tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=0.01)
     fused = _training_copy._FusedBatchNormalization.from_config(plain.get_config())
@@ -132,7 +116,7 @@ def test_the_fused_layer_computes_what_keras_layer_computes(shape):
     assert_close(plain.get_weights(), fused.get_weights())
 
 
-def test_a_step_with_batch_normalisation_normalises_each_half_by_its_own_images():
+def test_batch_norm_of_each_half_by_its_own_images():
     model = network()
     copy = compiled(training_copy(model, "float32"), 1.0)
     x, y = images(8)
@@ -154,7 +138,7 @@ def test_a_step_with_batch_normalisation_normalises_each_half_by_its_own_images(
 
 
 @pytest.mark.parametrize("n", [8, 7, 1])
-def test_predictions_and_evaluation_of_the_copy_are_those_of_the_network(n):
+def test_predict_and_evaluate_equal_those_of_the_network(n):
     model = compiled(network(dropout=0.5))
     copy = compiled(training_copy(model, "float32"))
     x, y = images(n)
@@ -165,7 +149,7 @@ def test_predictions_and_evaluation_of_the_copy_are_those_of_the_network(n):
     assert_close(copy.get_weights(), model.get_weights(), 0)
 
 
-def test_the_copy_has_weights_of_its_own():
+def test_copy_shares_no_weights():
     model = network()
     before = model.get_weights()
     copy = compiled(training_copy(model, "float32"), 1.0)
@@ -174,7 +158,7 @@ def test_the_copy_has_weights_of_its_own():
     assert_close(model.get_weights(), before, 0)
 
 
-def test_a_plain_copy_of_the_training_copy_is_the_network_as_built_with_the_trained_weights(tmp_path):
+def test_plain_copy_of_a_trained_copy(tmp_path):
     model = network(dropout=0.2)
     trained = compiled(training_copy(model, "mixed_bfloat16"), 0.1)
     train(trained, *images(8))
@@ -190,14 +174,14 @@ def test_a_plain_copy_of_the_training_copy_is_the_network_as_built_with_the_trai
     np.testing.assert_array_equal(again.predict(x, verbose=0), plain.predict(x, verbose=0))
 
 
-def test_the_copy_has_the_fused_layers_and_the_two_halves():
+def test_copy_without_a_gpu_is_the_fast_one():
     copy = training_copy(network(), "float32")
     norms = [layer for layer in copy.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
     assert [type(layer).__name__ for layer in norms] == ["_FusedBatchNormalization"] * 2
     assert isinstance(copy, _training_copy._TwoHalvesModel) and copy.name == "fashion_cnn"
 
 
-def test_with_a_gpu_the_copy_is_a_plain_network_with_plain_layers(monkeypatch):
+def test_copy_with_a_gpu_is_of_plain_layers(monkeypatch):
     model = network()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: GPU)
     copy = training_copy(model)
@@ -209,7 +193,7 @@ def test_with_a_gpu_the_copy_is_a_plain_network_with_plain_layers(monkeypatch):
 # ---------------------------------------------------------------------------------------------- precision
 
 
-def test_another_precision_computes_the_same_in_shorter_numbers():
+def test_bfloat16_predicts_nearly_the_same():
     x, _ = images(50)
     model = network(dropout=0.1)
     short = training_copy(model, "mixed_bfloat16")
@@ -224,7 +208,7 @@ def test_another_precision_computes_the_same_in_shorter_numbers():
     assert back.get_config() == model.get_config()
 
 
-def test_a_step_in_shorter_numbers_has_nearly_the_same_gradients():
+def test_bfloat16_has_nearly_the_same_gradients():
     model = network()
     steps = []
     for precision in ("float32", "mixed_bfloat16"):
@@ -246,7 +230,7 @@ def test_a_step_in_shorter_numbers_has_nearly_the_same_gradients():
         ("", None, [], False),
     ],
 )
-def test_auto_uses_bfloat16_only_where_it_is_faster(tmp_path, monkeypatch, vendor, flags, gpus, faster):
+def test_auto_precision_by_processor(tmp_path, monkeypatch, vendor, flags, gpus, faster):
     if flags:
         told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n"
         (tmp_path / "cpuinfo").write_text(told)
