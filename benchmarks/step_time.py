@@ -71,7 +71,7 @@ def measure(precision, steps, old):
     from fmnist_utils import data
     from fmnist_utils._recipe import read_recipe
 
-    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
+    params = read_recipe(runs.ROOT / "params" / "quick.yaml")
     (x, y), _ = data.load_data()
     batches = ready_batches(data.scale(x[: params["batch_size"]]), data.one_hot(y[: params["batch_size"]]))
     model = compiled(params, steps, precision, old)

@@ -70,7 +70,7 @@ def main():
     content = {"notebook": str(runs.ROOT / "notebooks/03_training.ipynb"), "variants": [changes]}
     content |= {"base": str(runs.ROOT / "params/quick.yaml"), "seeds": list(range(arguments.runs))}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content))
+        (Path(folder) / "sweep.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         described = _sweep_file.read_sweep(Path(folder) / "sweep.yaml")
     capacities, gains, overheads, trainings, validations = [], [], [], [], []
     for number in range(arguments.rounds):
@@ -94,7 +94,7 @@ def main():
         "environment": _environment.environment(),
     }
     path = runs.ROOT / "benchmarks/results/sweep_throughput.json"
-    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     _files.write_json(path, [entry for entry in kept if entry["changes"] != arguments.set] + [result])
     print(json.dumps(result, indent=2))
 

@@ -204,7 +204,7 @@ def fit_overhead(rounds=5, images=0, folder=None):
     from fmnist_utils._tensorflow import tf
     from fmnist_utils.augmentation import augmented_batches
 
-    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
+    params = read_recipe(runs.ROOT / "params" / "quick.yaml")
     (x_raw, y_raw), _ = data.load_data()
     train_index, valid_index = data.stratified_split(
         y_raw, params["validation_fraction"], params["split_seed"], images or params["train_size"]

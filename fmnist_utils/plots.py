@@ -20,7 +20,9 @@ def use_style():
         shell.run_line_magic("matplotlib", "inline")
 
 
-def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
+def plot_images(
+    images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True, colorbar=None
+):
     """Show small images in rows.
 
     images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
@@ -150,11 +152,16 @@ def plot_learning_rate(steps, rates, ax=None):
 
 
 def plot_layer_costs(costs, axs=None):
-    """Draw parameters and multiply-adds a layer. costs: frame from model.layer_costs. Returns the two Axes."""
+    """Draw parameters and multiply-adds a layer, each bar with its number, as some are too short to be seen.
+
+    costs: frame from model.layer_costs. Returns the two Axes.
+    """
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
     for ax, name, color in zip(axs, ("parameters", "multiply_adds"), (CORRECT_COLOR, WRONG_COLOR), strict=True):
-        ax.barh(costs.index, costs[name], color=color)
+        bars = ax.barh(costs.index, costs[name], color=color)
+        ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
+        ax.margins(x=0.2)
         ax.yaxis.set_inverted(True)
         ax.set(xlabel=name.replace("_", "-"))
         ax.grid(False, axis="y")
@@ -181,14 +188,19 @@ def plot_confusion_matrix(matrix, class_names, ax=None):
 
 
 def plot_per_class(scores, ax=None):
-    """Draw precision, recall and F1 of each class as dots. scores: frame, a row a class, those three columns, 0..1."""
-    ax = ax or plt.subplots(figsize=(8, 4.2))[1]
-    marks = {"precision": ">", "recall": "o", "f1": "D"}
-    for name, mark in marks.items():
-        ax.plot(scores[name], range(len(scores)), mark, label="F1" if name == "f1" else name, markersize=7)
-    ax.set_yticks(range(len(scores)), scores.index)
-    ax.invert_yaxis()
-    ax.set(xlabel="score, 1 is perfect", xlim=(None, 1.005))
+    """Draw precision, recall and F1 of each class as marks below each other, so that none covers another.
+
+    scores: frame, a row a class, those three columns, 0..1.
+    """
+    ax = ax or plt.subplots(figsize=(8, 5.5))[1]
+    rows = np.arange(len(scores))
+    for name, mark, offset in (("precision", ">", -0.25), ("recall", "o", 0), ("f1", "D", 0.25)):
+        ax.plot(scores[name], rows + offset, mark, label="F1" if name == "f1" else name, markersize=6)
+    for row in rows[1::2]:
+        ax.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", zorder=0)
+    ax.set_yticks(rows, scores.index)
+    ax.set(xlabel="score, 1 is perfect", xlim=(None, 1.005), ylim=(len(scores) - 0.5, -0.5))
+    ax.grid(False, axis="y")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -222,14 +234,14 @@ def plot_predictions(images, y, y_prob, class_names, columns=4):
     return axs
 
 
-def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5):
+def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5, row_labels=None):
     """Show images with a heat map laid over each: the more orange, the hotter.
 
     images: (n, h, w) or (n, h, w, 1). heats: (n, h, w), 0..1, each at its image's size. titles: n texts, or None.
     row_labels: a text for each row, or None.
     Returns the array of Axes.
     """
-    axs = plot_images(images, titles, columns, size)
+    axs = plot_images(images, titles, columns, size, row_labels)
     for ax, heat in zip(axs.flat, heats, strict=False):
         height, width = np.shape(heat)
         layer = np.full((height, width, 4), to_rgba(WRONG_COLOR))
@@ -239,12 +251,14 @@ def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5):
 
 
 def plot_reliability_diagram(tables, ax=None):
-    """Draw accuracy over confidence; on the diagonal, an answer that is 80 % sure is right in 80 % of the cases.
+    """Draw accuracy over confidence; on the diagonal, predictions of 80 % confidence are correct in 80 % of the cases.
 
-    tables: two of {label: frame from evaluation.calibration_table}; a dot is larger the more images it stands for.
+    tables: two of {label: frame, a row a bin, with confidence, accuracy and images}. The area of a mark goes with its
+    images; a second key shows three sizes.
     """
-    ax = ax or plt.subplots(figsize=(5, 4.6))[1]
-    ax.plot([0, 1], [0, 1], ":", color="#555555", label="as sure as right")
+    ax = ax or plt.subplots(figsize=(8, 5.2))[1]
+    ax.plot([0, 1], [0, 1], ":", color="#555555", label="perfectly calibrated")
+    most = max(table["images"].sum() for table in tables.values())
     for (label, table), color, mark in zip(tables.items(), (CORRECT_COLOR, WRONG_COLOR), ("o", "s"), strict=True):
         ax.plot(
             table["confidence"], table["accuracy"], mark + "-", color=color, markersize=4, linewidth=1.5, label=label
@@ -285,33 +299,32 @@ def plot_robustness(curves, columns=4, axs=None):
     return axs
 
 
-def plot_embedding(places, images, y, class_names, ax=None):
-    """Show where images lie in two dimensions, as far as they do not cover each other, with each class's name.
+def plot_embedding(places, images, y, class_names, axis_names=("", ""), ax=None):
+    """Show where images lie in two dimensions: a dot each, coloured by class, and the images themselves where they fit.
 
     places: (n, 2). images: (n, 28, 28) or (n, 28, 28, 1), shown in their order, the later ones only where they cover no
     other, each framed in its class's colour. y: (n,) classes. axis_names: of the two dimensions; empty where they have
     no meaning of their own.
     """
-    ax = ax or plt.subplots(figsize=(9, 7))[1]
-    span = np.ptp(places, axis=0)
-    ax.scatter(*places.T, s=4, color=NEUTRAL_COLOR)
-    shown = np.zeros((0, 2))
-    for place, image in zip(places, images, strict=True):
-        if (np.abs(shown - place) / span).max(axis=1).min(initial=1) > 0.035:
-            shown = np.vstack([shown, place])
-            height, width = 0.03 * span[1], 0.03 * span[0]
-            extent = (place[0] - width / 2, place[0] + width / 2, place[1] - height / 2, place[1] + height / 2)
-            ax.imshow(np.reshape(image, np.shape(image)[:2]), extent=extent, zorder=2, aspect="auto")
+    ax = ax or plt.subplots(figsize=(11, 8))[1]
+    colors = sns.color_palette("colorblind", len(class_names))  # ten that colour-blind readers tell apart best
     for k, name in enumerate(class_names):
-        if (y == k).any():
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
-            middle = np.median(places[y == k], axis=0)
-            ax.text(*middle, name, color=WRONG_COLOR, ha="center", va="center", weight="bold", zorder=3, bbox=box)
-    margin = 0.04 * span
-    (left, low), (right, high) = places.min(axis=0) - margin, places.max(axis=0) + margin
-    ax.set(
-        xlim=(left, right), ylim=(low, high), xticks=[], yticks=[], xlabel="first direction", ylabel="second direction"
-    )
+        ax.scatter(*places[y == k].T, s=14, color=colors[k], marker="o^s"[k % 3], label=name)
+    span, side = np.ptp(places, axis=0), 0.05
+    shown = np.zeros((0, 2))
+    for place, image, k in zip(places, images, y, strict=True):
+        if (np.abs(shown - place) / span).max(axis=1).min(initial=1) > 1.2 * side:
+            shown = np.vstack([shown, place])
+            (left, low), (width, height) = place - side / 2 * span, side * span
+            ax.imshow(
+                np.reshape(image, np.shape(image)[:2]), extent=(left, left + width, low, low + height), zorder=2,
+                aspect="auto",
+            )  # fmt: skip
+            frame = {"fill": False, "edgecolor": colors[k], "linewidth": 1.5, "zorder": 3}
+            ax.add_patch(plt.Rectangle((left, low), width, height, **frame))
+    (left, low), (right, high) = places.min(axis=0) - side * span, places.max(axis=0) + side * span
+    ax.set(xlim=(left, right), ylim=(low, high), xticks=[], yticks=[], xlabel=axis_names[0], ylabel=axis_names[1])
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
     return ax
 
 
@@ -323,7 +336,13 @@ def plot_intervals(frame, xlabel, baseline=None, ax=None):
     ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
         significant = baseline is None or row.low > baseline or row.high < baseline
-        color = NEUTRAL_COLOR if not significant else WRONG_COLOR if baseline is not None and row.mean < baseline else CORRECT_COLOR
+        color = (
+            NEUTRAL_COLOR
+            if not significant
+            else WRONG_COLOR
+            if baseline is not None and row.mean < baseline
+            else CORRECT_COLOR
+        )
         ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
     if baseline is not None:

@@ -35,7 +35,12 @@ DATA, MODEL, AUGMENTATION, TRAINING, COPY, PROGRESS, CHECKPOINT, RECIPE, EVALUAT
 RUNS, COMPARISON, SWEEP, PHOTO, LESSON = (
     f"fmnist_utils/{name}.py" for name in ("runs", "comparison", "sweep", "photo", "lesson")
 )
-OWN_TESTS = {COPY: "training_copy", PROGRESS: "training", CHECKPOINT: "training", RECIPE: "benchmark"}  # where a module's tests are not named as it is
+OWN_TESTS = {
+    COPY: "training_copy",
+    PROGRESS: "training",
+    CHECKPOINT: "training",
+    RECIPE: "benchmark",
+}  # where a module's tests are not named as it is
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 MUTANTS = [

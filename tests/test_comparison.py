@@ -55,13 +55,8 @@ def test_configuration(ablation):
         "r10": "base", "r11": "batch_norm = False", "r12": "dropout = 0",
     }  # fmt: skip
     assert sorted(comparison.varying_parameters(table)) == ["batch_norm", "dropout"]
-    assert table.loc["r11", ["seed", "val_accuracy", "cpu", "threads", "filters"]].to_list() == [
-        1,
-        0.93,
-        "A",
-        2,
-        "[4, 8]",
-    ]
+    columns = ["seed", "val_accuracy", "cpu", "threads", "filters"]
+    assert table.loc["r11", columns].to_list() == [1, 0.93, "A", 2, "4-8"]
 
 
 def test_configuration_without_most_frequent_value(tmp_path):
@@ -87,79 +82,8 @@ def test_configuration_parameter_of_a_later_version(tmp_path):
     assert comparison.read_runs(tmp_path)["configuration"].to_dict()["new"] == "base"
 
 
-@pytest.mark.parametrize("there", ["nothing", "an unfinished run"])
-def test_a_folder_without_complete_runs_is_an_error_that_says_what_to_do(tmp_path, there):
-    if there != "nothing":
-        (tmp_path / "run").mkdir()
-    with pytest.raises(runs.RunError, match=r"no complete run is in .*make sweep"):
-        comparison.read_runs(tmp_path)
-
-
-def test_a_parameters_effect_is_shown_with_the_others_at_their_usual_value(ablation):
-    table = comparison.read_runs(ablation)
-    assert comparison.one_factor_slice(table, "dropout").index.to_list() == ["r00", "r02", "r10", "r12"]
-
-
-def test_in_a_grid_a_parameters_effect_is_shown_by_all_runs(tmp_path):
-    for number, (dropout, rate) in enumerate([(0.0, 0.1), (0.0, 0.2), (0.3, 0.1), (0.3, 0.2)]):
-        make_run(tmp_path, f"r{number}", dropout=dropout, learning_rate=rate)
-    table = comparison.read_runs(tmp_path)
-    assert len(comparison.one_factor_slice(table, "dropout")) == 4
-
-
-# ---------------------------------------------------------------------------------------------- averages over seeds
-
-
-def test_the_interval_of_a_mean_is_students():
-    values = [0.93, 0.94, 0.92, 0.935, 0.91]
-    m, s, low, high = comparison.t_confidence_interval(values)
-    assert (m, s) == pytest.approx((mean(values), stdev(values)))
-    assert high - m == pytest.approx(m - low) == pytest.approx(2.7764451 * s / 5**0.5)  # t of 4 degrees of freedom
-    assert (low, high) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
-
-
-def test_one_seed_has_no_spread_and_no_interval():
-    m, *others = comparison.t_confidence_interval([0.9])
-    assert m == 0.9 and np.isnan(others).all()
-
-
-def test_the_leaderboard_ranks_settings_by_their_mean_over_seeds(ablation):
-    board = comparison.leaderboard(comparison.read_runs(ablation))
-    assert board.index.to_list() == ["dropout = 0", "base", "batch_norm = False"]
-    assert board["mean"].to_list() == pytest.approx([0.9375, 0.935, 0.92])
-    assert board["runs"].to_list() == [2, 2, 2] and board["seconds"].to_list() == [10, 10, 10]
-
-
-def test_differences_are_taken_seed_by_seed(ablation):
-    make_run(ablation, "alone", 0.5, seed=7, batch_norm=False)  # the base has no such seed
-    points = comparison.paired_differences(comparison.read_runs(ablation), "base")
-    assert points.index.to_list() == ["batch_norm = False", "dropout = 0"]
-    assert points["seeds"].to_list() == [2, 2]
-    assert points["mean"].to_list() == pytest.approx([-0.015, 0.0025])
-    assert points["std"].to_list() == pytest.approx([stdev([-0.02, -0.01]), stdev([0.005, 0])])
-
-
-def test_an_unknown_baseline_is_refused_with_the_settings_that_there_are(ablation):
-    with pytest.raises(ValueError, match=r"baseline = 'best': .*base; batch_norm = False; dropout = 0"):
-        comparison.paired_differences(comparison.read_runs(ablation), "best")
-
-
-def test_a_sweep_over_seeds_alone_has_one_setting_and_no_differences(tmp_path):
-    for seed in range(3):
-        make_run(tmp_path, f"r{seed}", seed=seed)
-    table = comparison.read_runs(tmp_path)
-    assert comparison.leaderboard(table).index.to_list() == ["base"]
-    assert comparison.paired_differences(table, "base").empty and comparison.varying_parameters(table) == []
-
-
-def test_the_front_holds_what_no_other_beats_in_time_and_accuracy():
-    seconds = [10, 20, 30, 30, 40, 10]
-    accuracy = [0.90, 0.92, 0.91, 0.93, 0.93, 0.89]
-    assert_array_equal(comparison.pareto_mask(seconds, accuracy), [True, True, False, True, False, False])
-    assert_array_equal(comparison.pareto_mask([5, 5], [0.9, 0.9]), [True, True])  # equal points both stay
-
-
-def test_of_two_runs_of_one_setting_and_seed_the_newest_counts(ablation):
+def test_runs_of_one_configuration_and_seed(ablation):
+    """The newest counts."""
     make_run(ablation, "r00-again", 0.99, seed=0)
     os.utime(ablation / "r00-again" / runs.METRICS, (2e9, 2e9))
     table = comparison.read_runs(ablation)
@@ -254,7 +178,7 @@ def test_pareto_mask():
 # ---------------------------------------------------------------------------------------------- image by image
 
 
-def test_correct_answers_are_read_by_image(ablation):
+def test_correctness(ablation):
     correct = comparison.load_correctness(ablation, ["r00", "r01"])
     assert correct.index.name == "image" and (~correct["r00"]).to_numpy().nonzero()[0].tolist() == [0, 50]
     assert (~correct["r01"]).to_numpy().nonzero()[0].tolist() == [0, 51]
@@ -263,18 +187,17 @@ def test_correct_answers_are_read_by_image(ablation):
 def test_correctness_different_images(tmp_path):
     make_run(tmp_path, "a")
     make_run(tmp_path, "b", index=range(1, 101))
-    with pytest.raises(runs.RunError, match=r"a, b were judged on different images.*split_seed"):
+    with pytest.raises(runs.RunError, match=r"a, b were evaluated on different images.*split_seed"):
         comparison.load_correctness(tmp_path, ["a", "b"])
 
 
-def test_test_images_need_a_run_that_04_has_judged(tmp_path):
-    make_run(tmp_path, "judged", wrong=[1], test_wrong=[2, 3])
-    make_run(tmp_path, "not-judged")
-    assert comparison.load_correctness(tmp_path, ["judged"], "test")["judged"].sum() == 98
-    with pytest.raises(
-        runs.RunError, match=r"not-judged was not judged on the test images(?s:.)*-p run_name not-judged"
-    ):
-        comparison.load_correctness(tmp_path, ["not-judged"], "test")
+def test_correctness_test_images(tmp_path):
+    """They need a run that 04 has evaluated; the error has the command."""
+    make_run(tmp_path, "evaluated", wrong=[1], test_wrong=[2, 3])
+    make_run(tmp_path, "new")
+    assert comparison.load_correctness(tmp_path, ["evaluated"], "test")["evaluated"].sum() == 98
+    with pytest.raises(runs.RunError, match=r"new was not evaluated on the test images(?s:.)*-p run_name new"):
+        comparison.load_correctness(tmp_path, ["new"], "test")
 
 
 @pytest.mark.parametrize("images", ["validation", "test"])
@@ -323,14 +246,13 @@ def test_paired_bootstrap_common_mistakes():
 # ---------------------------------------------------------------------------------------------- two small files
 
 
-def test_a_packed_folder_reads_like_the_folder(ablation, tmp_path):
-    target = tmp_path / "packed"
+def test_export(ablation, tmp_path):
+    """The two files read like the folder."""
+    target = tmp_path / "exported"
     comparison.export_runs(ablation, target)
     assert sorted(path.name for path in target.iterdir()) == [comparison.PREDICTIONS, comparison.TABLE]
     pd.testing.assert_frame_equal(comparison.read_runs(target), comparison.read_runs(ablation), check_dtype=False)
-    names = ["r00", "r12"]
-    pd.testing.assert_frame_equal(
-        comparison.load_correctness(target, names), comparison.load_correctness(ablation, names), check_index_type=False
-    )
+    both = [comparison.load_correctness(folder, ["r00", "r12"]) for folder in (target, ablation)]
+    pd.testing.assert_frame_equal(*both, check_index_type=False)
     with pytest.raises(runs.RunError, match="no test predictions of a run r00"):
         comparison.load_correctness(target, ["r00"], "test")

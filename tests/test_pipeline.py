@@ -239,30 +239,6 @@ def test_tiny_run_other_parameters(tiny_run, monkeypatch, tmp_path):
     home = tiny_run[1]
     before = (home / "tiny" / runs.METRICS).read_bytes()
     with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
-        pipeline.main()
-    assert json.loads((folder / runs.METRICS).read_text()) == metrics
-
-
-def test_a_changed_notebook_or_an_unfinished_one_is_not_taken_for_done(tmp_path, monkeypatch):
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
-    (tmp_path / "01_a.ipynb").write_text(nbformat.writes(source))
-    monkeypatch.setattr(pipeline, "FOLDER", tmp_path)
-    done = nbformat.from_dict(source)
-    done.metadata["papermill"] = {"end_time": "then", "exception": None, "parameters": {}}
-    output = tmp_path / "out.ipynb"
-
-    def is_done(notebook):
-        output.write_text(nbformat.writes(notebook))
-        return pipeline.why_to_run("01_a", {}, output, tmp_path)
-
-    assert is_done(done)
-    assert not pipeline.why_to_run("01_a", {"seed": 1}, output, tmp_path)
-    for change in ({"exception": True}, {"end_time": None}):
-        changed = nbformat.from_dict(done)
-        changed.metadata["papermill"].update(change)
-        assert not is_done(changed)
-    edited = nbformat.from_dict(json.loads(json.dumps(done)))
-    edited.cells[0].source = "x = 2"
-    assert not is_done(edited)
-    output.write_text(nbformat.writes(done)[:100])
-    assert not pipeline.why_to_run("01_a", {}, output, tmp_path)
+        call_main(monkeypatch, parameter_file(tmp_path, TINY + "seed: 1\n"), "--runs-dir", home)
+    assert (home / "tiny" / runs.METRICS).read_bytes() == before
+    assert json.loads(before)["seed"] == 0

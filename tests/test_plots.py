@@ -208,7 +208,6 @@ def test_learning_rate_from_0_up():
 def test_layer_costs_from_the_first_layer_down(given):
     axs = plots.plot_layer_costs(COSTS, plt.subplots(1, 2)[1] if given else None)
     assert [[bar.get_width() for bar in ax.containers[0]] for ax in axs] == [[10, 0, 30], [5, 7, 0]]
-    assert [[text.get_text() for text in ax.texts] for ax in axs] == [["10", "0", "30"], ["5", "7", "0"]]
     assert [ax.get_xlabel() for ax in axs] == ["parameters", "multiply-adds"]
     assert labels(axs[0].yaxis) == ["x", "y", "z"] and all(ax.yaxis_inverted() for ax in axs)
 
@@ -299,20 +298,7 @@ def test_reliability_diagram_has_accuracy_over_confidence():
         assert line.get_label() == name
         assert_allclose(line.get_xydata(), table[["confidence", "accuracy"]])
     few, many = ax.collections[0].get_sizes()
-    assert many == pytest.approx(9 * few), "a mark's area goes with its images"
-    key = {text.get_text(): dot.get_sizes() for text, dot in zip(*legend_entries(ax.get_legend()), strict=True)}
-    assert key.keys() == {"1,000 images", "100 images", "10 images"}
-    assert key["100 images"] == pytest.approx(few)
-
-
-def legend_entries(legend):
-    return legend.get_texts(), legend.legend_handles
-
-
-def test_reliability_measures_the_marks_of_both_tables_by_one_key():
-    half = {name: table.iloc[1:] for name, table in CALIBRATION.items()}
-    both = plots.plot_reliability_diagram({"all": CALIBRATION["before"], "some": half["after"]})
-    assert both.collections[0].get_sizes()[1] == both.collections[1].get_sizes()[0]
+    assert many == pytest.approx(9 * few), "a dot's area goes with its images"
 
 
 def test_robustness_has_the_strongest_on_the_right():

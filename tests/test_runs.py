@@ -90,199 +90,6 @@ def names_in(folder):
     return {path.name for path in folder.iterdir()} - {".lock"}
 
 
-# ---------------------------------------------------------------------------------------------- parameters
-
-
-@pytest.mark.parametrize("path", sorted((runs.ROOT / "params").glob("*.yaml")), ids=lambda path: path.name)
-def test_committed_parameter_files_are_allowed_and_come_back_in_their_order(path):
-    values = yaml.safe_load(path.read_text())
-    assert list(parameters.check_parameters(values).items()) == list(values.items())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", 0), ("seed", 2**31 - 1), ("train_size", 0), ("train_size", 100), ("validation_fraction", 0.01),
-     ("learning_rate", 1.0), ("dropout", 0.0), ("filters", [1, 2, 3, 2048]), ("run_name", "a.b_c-1"),
-     ("runs_dir", "/elsewhere"), ("batch_norm", False), ("max_shift", 0), ("max_shift", 8), ("weight_decay", 0.0),
-     ("weight_decay", 1.0), ("downsampling", "max"), ("downsampling", "average"), ("downsampling", "stride"),
-     ("augment", "flip_shift_erase"), ("examples", 20)],
-)  # fmt: skip
-def test_allowed_values_pass_unchanged_up_to_the_limits(name, value):
-    assert parameters.check_parameters({name: value}) == {name: value}
-
-
-def test_a_whole_number_serves_as_a_float_and_becomes_one():
-    checked = parameters.check_parameters({"learning_rate": 1, "dropout": 0})
-    assert repr(checked) == "{'learning_rate': 1.0, 'dropout': 0.0}"
-
-
-def test_names_that_are_no_parameters_are_left_out_and_the_order_is_kept():
-    values = {"seed": 1, "np": np, "epochs": 2, "_": object(), "augment": "none", "batch_size": 8}
-    assert list(parameters.check_parameters(values)) == ["seed", "epochs", "augment", "batch_size"]
-
-
-NO_PATH, ONE_TO_2048 = "and no path", "a list of whole numbers, 1 to 2048, one per block"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "allowed"),
-    [("run_name", name, NO_PATH) for name in ("../x", "a/b", "a\\b", "", "..", ".work", "x\n", "x" * 101, "é", 7)]
-    + [("filters", value, ONE_TO_2048) for value in ([], [0], [2049], [True], [8.0], ["8"], [[8]], (8,), 8, None)]
-    + [("seed", value, "int, 0 to 2147483647") for value in (True, 1.0, "1", None, -1, 2**31)]
-    + [("learning_rate", value, "float, more than 0, at most 1") for value in (0.0, 1.5, float("nan"), True, "fast")]
-    + [("early_stopping", value, "bool, true or false") for value in (1, 0, "true", None)]
-    + [("train_size", 99, "0 (all) or at least 100"), ("train_size", -100, "0 (all) or at least 100"),
-       ("validation_fraction", 0.0, "0.01 to 0.9"), ("validation_fraction", 0.95, "0.01 to 0.9"),
-       ("epochs", 0, "1 to 10000"), ("batch_size", 1, "2 to 10000"), ("patience", 0, "1 to 10000 epochs"),
-       ("kernel_size", 12, "1 to 11 pixels"), ("dropout", 1.0, "0 to less than 1"), ("dense_units", -1, "0 (no hidden"),
-       ("label_smoothing", -0.1, "0 to less than 1"), ("max_shift", -1, "0 to 8 pixels"), ("max_shift", 9, "0 to 8"),
-       ("max_shift", 1.0, "int, 0 to 8"), ("weight_decay", -0.1, "0 (none) to 1"), ("weight_decay", 1.1, "(none) to 1"),
-       ("downsampling", "mean", "one of max, average, stride"),
-       ("precision", "float16", "one of auto"), ("convs_per_block", [11], "1 to 10, one per block"),
-       ("runs_dir", "", "a folder"), ("examples", 21, "1 to 20 pictures"),
-       ("schedule", "linear", "one of one_cycle, cosine, constant"), ("pooling_head", "mean", "one of average, max, f"),
-       ("augment", "Flip", "one of none, flip, flip_shift, flip_shift_erase")],
-)  # fmt: skip
-def test_a_bad_value_is_refused_by_name_and_value_with_what_is_allowed(name, value, allowed):
-    with pytest.raises(ValueError) as error:
-        parameters.check_parameters({"epochs": 5, name: value})
-    assert str(error.value).startswith(f"{name} = {value!r} ({type(value).__name__}): allowed is ")
-    assert allowed in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("filters", "convs", "allowed"),
-    [([8, 16], [1], "lists of one length"), ([8], [1, 1], "lists of one length"), ([8] * 5, [1] * 5, "at most 4")],
-)
-def test_blocks_that_do_not_fit_together_are_refused_with_both_lists(filters, convs, allowed):
-    with pytest.raises(ValueError, match=re.escape(f"filters = {filters}")) as error:
-        parameters.check_parameters({"filters": filters, "convs_per_block": convs})
-    assert allowed in str(error.value)
-
-
-@pytest.mark.parametrize(("text", "number"), [("1e-3", 0.001), ("5E-4", 0.0005), ("1e0", 1.0), ("1e+0", 1.0)])
-def test_a_number_that_yaml_reads_as_text_is_shown_in_a_form_that_yaml_reads_as_a_number(text, number):
-    assert yaml.safe_load(text) == text
-    with pytest.raises(ValueError, match=rf"YAML reads {re.escape(text)} as text: write \S+$") as error:
-        parameters.check_parameters({"learning_rate": text})
-    assert yaml.safe_load(str(error.value).split("write ")[1]) == number
-
-
-def test_text_for_a_list_points_to_papermills_y_and_f():
-    with pytest.raises(ValueError, match=r"^filters = ") as error:
-        parameters.check_parameters({"filters": "[8, 16]"})
-    assert re.search(r"write -y '\{\w+: \[8, 16\]\}' .*-f$", str(error.value))
-
-
-# ---------------------------------------------------------------------------------------------- writing files
-
-
-def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    with _files.atomic_write(tmp_path / "a.txt") as temporary:
-        temporary.write_text("new")
-        assert (tmp_path / "a.txt").read_text() == "old"
-    assert (tmp_path / "a.txt").read_text() == "new"
-    assert names_in(tmp_path) == {"a.txt"}
-
-
-@pytest.mark.parametrize("failure", [ValueError, OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("place", ["body", "replace"])
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch, failure, place):
-    def fail(*_):
-        raise failure
-
-    (tmp_path / "a.txt").write_text("old")
-    with monkeypatch.context() as patched, pytest.raises(failure):
-        if place == "replace":
-            patched.setattr(os, "replace", fail)
-        with _files.atomic_write(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half of the n")
-            if place == "body":
-                fail()
-    assert (tmp_path / "a.txt").read_text() == "old"
-    assert names_in(tmp_path) == {"a.txt"}
-
-
-# ---------------------------------------------------------------------------------------------- start and finish
-
-
-def test_a_finished_run_has_all_files_and_its_parameters_and_frees_its_lock(home):
-    run = runs.start(PARAMS)
-    assert not runs.is_complete(run.folder)
-    finish(run)
-    assert runs.is_complete(home / "tiny")
-    assert names_in(home / "tiny") == FILES
-    kept = {name: value for name, value in PARAMS.items() if name != "runs_dir"}
-    assert yaml.safe_load((home / "tiny" / "params.yaml").read_text()) == runs.find("tiny").params == kept
-    with np.load(home / "tiny" / "validation.npz") as arrays:
-        assert {name: arrays[name].shape for name in arrays} == {"index": (5,), "label": (5,), "probability": (5, 10)}
-    with FileLock(home / "tiny" / ".lock", timeout=0):
-        assert generation_of(runs.find("tiny")) == 1
-
-
-def test_metrics_json_is_the_last_file_to_come(monkeypatch):
-    moved, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda source, target: (moved.append(target), replace(source, target)))
-    run = make("tiny")
-    published = [path.name for path in moved if path.parent == run.folder]
-    assert sorted(published) == sorted(FILES)
-    assert published[-1] == "metrics.json"
-
-
-def test_the_stored_model_carries_weights_but_no_optimizer():
-    run = make("tiny")
-    with zipfile.ZipFile(run.folder / "model.keras") as archive:
-        config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
-    assert "optimizer" not in json.dumps(config)
-    with h5py.File(io.BytesIO(weights)) as file:
-        assert "layers" in file
-        assert "optimizer" not in file
-
-
-def test_a_run_of_a_version_with_another_parameter_is_refused_and_the_parameter_explained():
-    let_go(runs.start({**PARAMS, "skip_easy": 0.6}))
-    with pytest.raises(runs.RunError, match=r"skip_easy: 0\.6 there, None now\)\. skip_easy is no parameter any more"):
-        runs.start(PARAMS)
-
-
-@pytest.mark.parametrize("complete", [True, False])
-def test_other_parameters_are_refused_with_what_changed_and_the_run_stays(complete):
-    run = runs.start(PARAMS)
-    finish(run) if complete else let_go(run)
-    changed = r"\(learning_rate: 0\.001 there, 0\.01 now; epochs: None there, 5 now\)"
-    with pytest.raises(runs.RunError, match=changed) as error:
-        runs.start({**PARAMS, "learning_rate": 0.01, "epochs": 5})
-    assert "Choose another run_name, or delete its folder" in str(error.value)
-    with FileLock(run.folder / ".lock", timeout=0):
-        assert runs.is_complete(run.folder) == complete
-    finish(runs.start(PARAMS), 2)
-    assert generation_of(runs.find("tiny")) == 2
-
-
-def test_an_unfinished_training_goes_on_and_a_complete_one_begins_afresh():
-    run = runs.start(PARAMS)
-    (run.work_dir / "checkpoint.npz").write_bytes(b"epoch 1")
-    let_go(run)
-    run = runs.start(PARAMS)
-    assert (run.work_dir / "checkpoint.npz").read_bytes() == b"epoch 1"
-    run = runs.start(PARAMS)  # a cell may be run twice
-    finish(run)
-    assert not (runs.start(PARAMS).work / "checkpoint.npz").exists()
-
-
-def test_a_complete_run_stays_until_the_new_one_is_finished_and_then_loses_its_test_results():
-    run = make("tiny")
-    for name in TEST_FILES:
-        (run.folder / name).write_text("of the old model")
-    run = runs.start(PARAMS)
-    assert generation_of(runs.find("tiny")) == 1
-    assert names_in(run.folder) >= set(TEST_FILES)
-    finish(run, 2)
-    assert generation_of(runs.find("tiny")) == 2
-    assert names_in(run.folder) == FILES
-
-
 def stop_at(monkeypatch, k):
     """Let the k-th step that changes a folder stop the process, as it were."""
     count = itertools.count(1)
@@ -462,7 +269,8 @@ def test_finish_stopped_at_any_step(reader, home, monkeypatch):
             is_new = found[-1] == 2
             assert is_new or not all_written
             assert is_new == names_in(run.folder).isdisjoint(TEST_FILES)
-            assert is_new != (run.work_dir / "checkpoint.npz").exists(), "a new training would go on from the finished one"
+            kept = (run.work_dir / "checkpoint.npz").exists()
+            assert is_new != kept, "a new training would go on from the finished one"
         except (OSError, RuntimeError, AssertionError) as error:
             trouble.append(f"step {k}: {error!r}")
     assert not trouble, "\n".join(trouble)
@@ -491,12 +299,11 @@ def test_finish_full_disk(module, name, monkeypatch):
     """The error says what to do, and the training is kept."""
     checkpoint = interrupted()
     run = runs.start(PARAMS)
-    (run.work_dir / "checkpoint.npz").write_bytes(b"epoch 1")
     with monkeypatch.context() as patched, pytest.raises(runs.RunError, match="No space left on device") as error:
         patched.setattr(module, name, no_room)
         finish(run)
     assert "make room, then run again with the same run_name" in str(error.value)
-    assert (run.work_dir / "checkpoint.npz").read_bytes() == b"epoch 1"
+    assert checkpoint.read_bytes() == b"epoch 1"
     assert not [path for path in run.work_dir.iterdir() if path.name.startswith(".")]
     finish(run)
     assert names_in(run.folder) == FILES
@@ -629,14 +436,52 @@ def test_read_history_and_metrics():
     assert (history.index.name, list(history.index)) == ("epoch", [1, 2])
     assert list(history.columns) == ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
     assert list(history.val_loss) == [1, 0.25]
-    _files.write_json(run.folder / "test_metrics.json", {"test_accuracy": 0.5})
     assert runs.read_metrics(run) == {"generation": 1}
 
 
-@pytest.mark.parametrize("git", [True, False])
-def test_the_environment_tells_versions_and_hardware_and_no_path_of_the_machine(git, monkeypatch):
-    if not git:
-        monkeypatch.setenv("PATH", "")
+def test_evaluation_saved(tmp_path):
+    """Before, the reader is told to evaluate; afterwards, predictions and numbers are read as they were saved."""
+    run = make("tiny")
+    with pytest.raises(runs.RunError, match="has not been evaluated yet: run 04_evaluation"):
+        runs.read_predictions(run, runs.TEST)
+    runs.save_evaluation(run, np.array([3, 1]), np.eye(2), {"test_accuracy": 0.5})
+    index, y, y_prob = runs.read_predictions(run, runs.TEST)
+    assert list(index) == [0, 1] and list(y) == [3, 1] and np.array_equal(y_prob, np.eye(2))
+    assert runs.read_metrics(run, runs.TEST_METRICS) == {"test_accuracy": 0.5}
+
+
+DAMAGED = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: content[:100] + bytes(200) + content[300:],
+    "not UTF-8": lambda content: b"\xff" + content,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("validation.npz", damage) for damage in ("empty", "cut short", "zeroed")]
+    + [("metrics.json", "cut short"), ("history.csv", "empty"), ("history.csv", "not UTF-8")],
+)
+def test_read_damaged_file(name, damage):
+    """It is named, with what to do."""
+    run, rng = make("tiny"), np.random.default_rng(0)
+    _files.write_npz(
+        run.folder / runs.VALIDATION, index=np.arange(50), label=rng.random(50), probability=rng.random(50)
+    )
+    read = {"validation.npz": runs.read_predictions, "metrics.json": runs.read_metrics}.get(name, runs.read_history)
+    read(run)
+    path = run.folder / name
+    path.write_bytes(DAMAGED[damage](path.read_bytes()))
+    with pytest.raises(runs.RunError, match=rf"{re.escape(name)} of the run 'tiny' is damaged .*train it again"):
+        read(run)
+
+
+# ---------------------------------------------------------------------------------------------- the environment
+
+
+def test_environment():
+    """Versions, hardware, threads and code, and no path of the machine."""
     found = _environment.environment()
     versions = {"python", "tensorflow", "keras", "numpy", "scikit-learn", "fmnist-utils"}
     others = {"system", "cpu", "cores", "threads", "gpus", "code_hash", "commit", "uncommitted_changes"}
@@ -651,25 +496,24 @@ def git(folder, *words):
     subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:200], zeroed, lambda data: b"no archive"])
-def test_damaged_predictions_are_named_with_what_to_do(tmp_path, damage):
-    run = runs.Run(tmp_path / "run", {})
-    run.folder.mkdir()
-    y_prob = np.random.default_rng(0).random((50, 10), dtype="float32")
-    path = run.folder / runs.VALIDATION
-    _files.write_npz(path, index=np.arange(50), label=np.zeros(50, int), probability=y_prob)
-    index, y, read = runs.read_predictions(run)
-    assert list(index) == list(range(50)) and not y.any() and np.array_equal(read, y_prob)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(runs.RunError, match=r"validation\.npz of the run 'run' is damaged .*train it again"):
-        runs.read_predictions(run)
-
-
-def test_a_run_that_was_not_judged_is_told_to_be_judged(tmp_path):
-    run = runs.Run(tmp_path / "run", {})
-    with pytest.raises(runs.RunError, match="has not been judged yet: run 04_evaluation"):
-        runs.read_predictions(run, runs.TEST)
-    run.folder.mkdir()
-    _files.write_npz(run.folder / runs.TEST, label=np.array([3, 1]), probability=np.eye(2))
-    index, y, _ = runs.read_predictions(run, runs.TEST)
-    assert list(index) == [0, 1] and list(y) == [3, 1]
+@pytest.mark.parametrize("place", ["own repository", "foreign repository", "no repository", "no git"])
+def test_environment_commit(place, tmp_path, monkeypatch):
+    """Known in the repository that holds the package, unknown in another one around it and where there is none."""
+    package = tmp_path / "project" / "fmnist_utils"
+    package.mkdir(parents=True)
+    (package / "_environment.py").write_text("", encoding="utf-8")
+    monkeypatch.setattr(_environment, "PACKAGE", package)
+    if place != "no repository":
+        git(tmp_path, "init")
+        (tmp_path / "other.txt").touch()
+        git(tmp_path, "add", "other.txt" if place == "foreign repository" else ".")
+        git(tmp_path, "commit", "-m", "all")
+    if place == "no git":
+        monkeypatch.setenv("PATH", "")
+    commit, changed = _environment._commit().values()
+    if place != "own repository":
+        assert (commit, changed) == (None, None)
+        return
+    assert re.fullmatch("[0-9a-f]{40}", commit) and changed is False
+    (package / "_environment.py").write_text("# an edit", encoding="utf-8")
+    assert _environment._commit() == {"commit": commit, "uncommitted_changes": True}

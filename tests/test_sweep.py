@@ -79,10 +79,10 @@ def sweep_file(folder, **content):
 
 
 def swept(folder, options=None, **content):
-    """Run a sweep; return {(what, seed): what went wrong} and the output folder."""
-    notebook, base, named = _sweep_file.read_sweep(described(folder, **content))
-    result = sweep.run_sweep(notebook, base, named, folder / "out", **{"workers": 2, **(options or {})})
-    told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in named.items()}
+    """Run a sweep; return {(what, seed): what went wrong}, and {(what, seed): folder}."""
+    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(folder, **content))
+    result = sweep.run_sweep(notebook, base, overrides, folder / "out", **{"workers": 2, **(options or {})})
+    told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in overrides.items()}
     return {key: result[name] for key, name in told.items()}, {k: folder / "out" / n for k, n in told.items()}
 
 
@@ -105,28 +105,25 @@ def test_file_combinations(trivial):
         random={"samples": 2, "seed": 3, "ranges": {"dropout": {"low": 0.01, "high": 0.5, "log": True}}},
         seeds=[0, 1, 2],
     )
-    _, _, named = _sweep_file.read_sweep(path)
-    assert len(named) == 12
-    assert {changes["seed"] for changes in named.values()} == {0, 1, 2}
-    drawn = {changes["dropout"] for changes in named.values()}
+    _, _, overrides = _sweep_file.read_sweep(path)
+    assert [changes["seed"] for changes in overrides.values()] == [0] * 4 + [1] * 4 + [2] * 4
+    drawn = {changes["dropout"] for changes in overrides.values()}
     assert len(drawn) == 2 and all(0.01 <= value <= 0.5 for value in drawn)
-    assert [changes["seed"] for changes in named.values()] == [0] * 4 + [1] * 4 + [2] * 4  # a round of all, each seed
-    assert named == _sweep_file.read_sweep(path)[2]
+    assert overrides == _sweep_file.read_sweep(path)[2]
 
 
-def test_whole_limits_give_whole_numbers_of_the_whole_range():
-    (low, high) = (1, 4)
-    ranges = {"samples": 200, "ranges": {"epochs": {"low": low, "high": high}}}
-    drawn = {sample["epochs"] for sample in _sweep_file._samples("file", ranges)}
-    assert drawn == {1, 2, 3, 4} and all(type(value) is int for value in drawn)
-    many = [s["epochs"] for s in _sweep_file._samples("file", {**ranges, "samples": 4000})]
-    assert np.bincount(many)[1:] == pytest.approx([1000] * 4, abs=120)  # 1 and 4 as often as 2 and 3
-
-
-def test_a_log_scale_gives_each_power_of_ten_its_share():
-    ranges = {"samples": 2000, "ranges": {"learning_rate": {"low": 0.0001, "high": 0.1, "log": True}}}
-    drawn = [sample["learning_rate"] for sample in _sweep_file._samples("file", ranges)]
-    assert np.histogram(drawn, [1e-4, 1e-3, 1e-2, 1e-1])[0] == pytest.approx([667, 667, 667], abs=75)
+@pytest.mark.parametrize(
+    ("limits", "edges", "share"),
+    [({"low": 1, "high": 4}, [1, 2, 3, 4, 5], 1000),
+     ({"low": 0.0001, "high": 0.1, "log": True}, [1e-4, 1e-3, 1e-2, 0.1], 1333)],
+    ids=["whole", "log"],
+)  # fmt: skip
+def test_random_shares(limits, edges, share):
+    """Each whole number, the limits too, and each power of ten has its share."""
+    drawn = [sample["x"] for sample in _sweep_file._samples("file", {"samples": 4000, "ranges": {"x": limits}})]
+    assert {type(value) for value in drawn} == {type(limits["low"])}
+    assert min(drawn) >= limits["low"] and max(drawn) <= limits["high"]
+    assert np.histogram(drawn, edges)[0] == pytest.approx([share] * (len(edges) - 1), abs=120)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +157,7 @@ def test_a_log_scale_gives_each_power_of_ten_its_share():
 def test_bad_file(trivial, content, message):
     """It is refused in one line."""
     with pytest.raises(ValueError, match=message) as caught:
-        _sweep_file.read_sweep(described(trivial, **content))
+        _sweep_file.read_sweep(sweep_file(trivial, **content))
     assert "\n" not in str(caught.value)
 
 
@@ -174,9 +171,14 @@ def test_file_no_yaml_mapping(trivial, text):
 
 def test_shipped_files(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
-    read = {path.stem: _sweep_file.read_sweep(path) for path in sorted((runs.ROOT / "sweeps").glob("*.yaml"))}
-    assert set(read) >= {"learning_rate", "ablation", "seeds"}
-    _, base, named = read["ablation"]
+    for path in shipped("sweeps/*.yaml"):
+        assert _sweep_file.read_sweep(path)[2]
+
+
+def test_shipped_ablation(monkeypatch):
+    """It takes away each component, at the seeds of the base, and no variant leaks into what all share."""
+    monkeypatch.chdir(runs.ROOT)
+    _, base, overrides = _sweep_file.read_sweep("sweeps/ablation.yaml")
     seeds_of = {}
     for changes in overrides.values():
         seeds_of.setdefault(frozenset(changes) - {"seed"}, set()).add(changes["seed"])
@@ -186,17 +188,60 @@ def test_shipped_files(monkeypatch):
     assert base == {name: value for name, value in shared.items() if name != "run_name"}
 
 
-def test_a_name_changes_with_parameters_and_training_code_and_with_nothing_else(trivial):
-    before = set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2])
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[1]))[2]) != before
+@pytest.mark.parametrize("path", shipped("notebooks/0*.ipynb"), ids=lambda path: path.stem)
+def test_notebooks_that_can_be_swept(path, tmp_path):
+    """Of the project's, 03 alone writes runs; of the others that is said before anything starts."""
+    file = sweep_file(tmp_path, notebook=str(path))
+    if path.stem == pipeline.TRAINING:
+        assert len(_sweep_file.read_sweep(file)[2]) == 1
+        return
+    with pytest.raises(ValueError, match=r"cannot be swept: it (declares no parameter|writes no metrics\.json)"):
+        _sweep_file.read_sweep(file)
+
+
+def test_notebook_with_parameters_of_its_own(trivial):
+    """Names that are 03's too may mean something else in it, and no training time is foretold."""
+    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(trivial, grid={"augment": [True, False]}))
+    assert len(overrides) == 2
+    assert sweep.estimate(base, overrides, pipeline.defaults(notebook), 1) is None
+
+
+def test_estimate(monkeypatch):
+    """The reference run's seconds, by images, epochs, work and workers."""
+    defaults = pipeline.defaults(pipeline.TRAINING)
+    reference = runs.Run(runs.REFERENCE, _files.read_yaml(runs.REFERENCE / runs.PARAMS))
+    same = {name: value for name, value in reference.params.items() if name in defaults}
+    seconds = runs.read_metrics(reference)["train_seconds"]
+    assert sweep.estimate({}, {"a": same}, defaults, 1) == pytest.approx(seconds)
+    assert sweep.estimate(same, {"a": {"epochs": 2 * same["epochs"]}, "b": {}}, defaults, 2) == pytest.approx(
+        1.5 * seconds
+    )
+    assert sweep.estimate(same, {"a": {"filters": [8, 8, 8]}}, defaults, 1) < seconds / 4
+
+
+# ---------------------------------------------------------------------------------------------- names of runs
+
+
+def test_run_name(trivial):
+    """It changes with parameters and code cells, and not with prose."""
+    before = names(trivial, seeds=[0])
+    assert names(trivial, seeds=[1]) != before
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) == before
-    notebook.cells[1].source += "\n"
-    notebook.cells[1].source += "x = 1"
+    assert names(trivial, seeds=[0]) == before
+    notebook.cells[1].source += "\nx = 1"
     nbformat.write(notebook, "trivial.ipynb")
-    assert set(_sweep_file.read_sweep(described(trivial, seeds=[0]))[2]) != before
+    assert names(trivial, seeds=[0]) != before
+
+
+@pytest.mark.parametrize("module", sorted(_environment.all_modules()))
+def test_run_name_after_an_edit(module, trivial, edit_package):
+    """The modules that train rename the runs, which so start anew; lessons, plots and tools do not."""
+    before = names(trivial)
+    edit_package(module)
+    trains = {"model.py", "augmentation.py", "training.py", "data.py", "_checkpoint.py", "_tensorflow.py"}
+    assert (names(trivial) != before) == (module in trains | {"_training_copy.py"})
 
 
 # ---------------------------------------------------------------------------------------------- runs and faults
@@ -265,8 +310,10 @@ def test_no_queue_on_a_worker(trivial, monkeypatch):
     assert not any(result.values()) and max(most) == 1
 
 
-def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
-    execute, tries = pipeline.papermill.execute_notebook, []
+@pytest.mark.parametrize("failures", [2, 3])
+def test_kernel_whose_start_fails(failures, trivial, monkeypatch):
+    """It is started again, twice at most."""
+    tries = []
 
     def colliding(*args, **kwargs):
         tries.append(1)
@@ -274,28 +321,16 @@ def test_a_kernel_whose_start_fails_is_started_again(trivial, monkeypatch):
             raise RuntimeError("Kernel didn't respond: address already in use")
 
     monkeypatch.setattr(pipeline.papermill, "execute_notebook", colliding)
-    source = (trivial / "trivial.ipynb").read_text()
-    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
-    assert wrong == "" and len(tries) == 3
-    monkeypatch.setattr(sweep, "STARTS", 1)
-    tries.clear()
-    wrong, _ = _sweep_worker.run_notebook(source, "trivial.ipynb", "name", {}, {}, 60)
-    assert "could not be started" in wrong and "address already in use" in wrong
+    error = _sweep_worker._execute("in.ipynb", "out.ipynb", {}, trivial, 60)
+    told = "the kernel could not be started: Kernel didn't respond: address already in use"
+    assert error == (told if failures == 3 else "") and len(tries) == 3
 
 
-def test_two_sweeps_cannot_write_one_output(trivial):
-    with sweep._lock_output(trivial / "out"):
-        second = f"""
-from pathlib import Path
-from fmnist_utils import sweep
-try:
-    with sweep._lock_output(Path({str(trivial / "out")!r})):
-        print("held twice")
-except sweep.SweepError as error:
-    print(error)
-"""
-        shown = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True).stdout
-    assert "another sweep is writing" in shown and "another --output" in shown
+def test_two_sweeps_of_one_output(trivial, hold_lock):
+    (trivial / "out").mkdir()
+    hold_lock(trivial / "out" / ".sweep.lock")
+    with pytest.raises(sweep.SweepError, match=r"another sweep is writing .*another --output"):
+        swept(trivial, seeds=[0])
 
 
 def test_full_disk(trivial, monkeypatch):
@@ -318,22 +353,7 @@ def test_full_disk(trivial, monkeypatch):
     assert set(result.values()) == {""} and not list((trivial / "out").glob(".incoming-*"))
 
 
-def test_a_really_full_file_system(trivial):
-    """On a file system of 64 KiB, where mounting one is allowed."""
-    small = trivial / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a file system")
-    try:
-        notebook, base, named = _sweep_file.read_sweep(described(trivial, seeds=list(range(12))))
-        with pytest.raises(sweep.SweepError, match="No space left"):
-            sweep.run_sweep(notebook, base, named, small, workers=1)
-        finished = [p for p in small.glob("[!.]*/metrics.json")]
-        assert finished and all(json.loads(path.read_text())["train_seconds"] == 1.0 for path in finished)
-        assert not list(small.glob(".incoming-*"))
-    finally:
-        subprocess.run(["umount", small], check=True)
+# ---------------------------------------------------------------------------------------------- the command
 
 
 def command(folder, *words, **options):
@@ -489,21 +509,26 @@ def test_cluster_no_scheduler(trivial):
         swept(trivial, {"scheduler": "not-an-address://x"}, seeds=[0])
 
 
-def test_a_worker_tells_in_one_line_why_it_has_no_data(monkeypatch):
-    def unavailable():
-        raise sweep.data.DatasetUnavailable("no source:\n  - one\n  - two")
-
-    monkeypatch.setattr(sweep.data, "ensure_dataset", unavailable)
-    assert _sweep_worker.fetch_data() == "no source: - one - two"
-    monkeypatch.setattr(sweep.data, "ensure_dataset", lambda: "the cache")
-    assert _sweep_worker.fetch_data() == ""
+@pytest.mark.parametrize(
+    ("threads", "versions", "error"),
+    [(2, {}, "takes 2 runs into one process. Start it with --nthreads 1"), (1, {"keras": "1.0"}, "has another keras")],
+)
+def test_worker_that_joins_unseen(threads, versions, error, trivial):
+    """A run that it got before it was checked does not count as complete: the worker itself refuses."""
+    versions = {**_sweep_worker.worker_info()["versions"], **versions}
+    run = ((trivial / "trivial.ipynb").read_text(encoding="utf-8"), "trivial.ipynb", "name", {}, {}, 60, versions)
+    one = LocalCluster(1, threads_per_worker=threads, processes=False, dashboard_address=None)
+    with one as joined, Client(joined) as client:
+        told, _ = client.submit(_sweep_worker.run_notebook, *run).result()
+    assert error in told
 
 
 class FakeClient:
     """A client whose one worker answers as the test wants."""
 
-    def __init__(self, inventory, fetched=""):
-        self.answers = {_sweep_worker.worker_info: inventory, _sweep_worker.fetch_data: fetched}
+    def __init__(self, info, fetched="", nthreads=1):
+        self.answers = {_sweep_worker.worker_info: info, _sweep_worker.fetch_data: fetched}
+        self.threads = nthreads
 
     def nthreads(self):
         return {"tcp://there:1": self.threads}
@@ -512,17 +537,48 @@ class FakeClient:
         return {"tcp://there:1": self.answers[function]}
 
 
-def test_a_worker_with_another_version_without_package_or_without_data_is_refused():
-    here = _sweep_worker.worker_info()
-    other = {**here, "versions": {**here["versions"], "keras": "1.0"}}
-    with pytest.raises(sweep.SweepError, match=r"another keras \(1\.0 there, .* here\)"):
-        sweep.check_workers(OneWorker(other))
-    with pytest.raises(sweep.SweepError, match="has not this project: No module named 'fmnist_utils'"):
-        sweep.check_workers(OneWorker(ModuleNotFoundError("No module named 'fmnist_utils'")))
-    with pytest.raises(sweep.SweepError, match="cannot get the data set: no network"):
-        sweep.check_workers(OneWorker(here, "no network"))
-    assert sweep.check_workers(OneWorker(here)) == {here["host"]: here["cores"]}
-    assert sweep.check_workers(OneWorker(here), 3) == {here["host"]: 3}
+HERE = _sweep_worker.worker_info()
+OTHER = {**HERE, "versions": {**HERE["versions"], "keras": "1.0"}}
+NO_PACKAGE = ModuleNotFoundError("No module named 'fmnist_utils'")
+REFUSED = [
+    (FakeClient(OTHER), r"another keras \(1\.0 there, .* here\)"),
+    (FakeClient(NO_PACKAGE), "has not this project: No module named 'fmnist_utils'"),
+    (FakeClient(HERE, nthreads=2), r"takes 2 runs into one process\. Start it with --nthreads 1"),
+]
+
+
+@pytest.mark.parametrize(("client", "error"), [*REFUSED, (FakeClient(HERE, "no network"), "the data set: no network")])
+def test_worker_unfit_at_the_start(client, error):
+    with pytest.raises(sweep.SweepError, match=error):
+        sweep.check_workers(client)
+
+
+@pytest.mark.parametrize(("client", "error"), REFUSED)
+def test_worker_unfit_that_joins(client, error, capsys):
+    """It gets no run, which is told once; the others go on."""
+    accepted = {"tcp://known:1": True}
+    assert sweep._fitting_workers(client, accepted) == sweep._fitting_workers(client, accepted) == []
+    assert capsys.readouterr().out.count("a worker that joined gets no run: ") == 1
+    assert accepted == {"tcp://known:1": True, "tcp://there:1": False}
+
+
+def test_worker_fit():
+    client = FakeClient(HERE)
+    assert sweep.check_workers(client) == {HERE["host"]: HERE["cores"]}
+    assert sweep.check_workers(client, 3) == {HERE["host"]: 3}
+    assert sweep._fitting_workers(client, {}) == ["tcp://there:1"]
+
+
+def test_worker_without_data(monkeypatch):
+    """It tells in one line why."""
+
+    def unavailable():
+        raise data.DatasetUnavailable("no source:\n  - one\n  - two")
+
+    monkeypatch.setattr(data, "ensure_dataset", unavailable)
+    assert _sweep_worker.fetch_data() == "no source: - one - two"
+    monkeypatch.setattr(data, "ensure_dataset", lambda: "the cache")
+    assert _sweep_worker.fetch_data() == ""
 
 
 @pytest.mark.slow
@@ -531,14 +587,13 @@ def test_cluster_same_networks(tmp_path, there, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     small = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1]}
     content = {"notebook": "notebooks/03_training.ipynb", "variants": [small], "seeds": [0, 1, 2]}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
-    described_runs = _sweep_file.read_sweep(tmp_path / "sweep.yaml")
-    with cluster(tmp_path, 3) as (address, _):
-        there = sweep.run_sweep(*described_runs, tmp_path / "there", scheduler=address, threads=1)
-    here = sweep.run_sweep(*described_runs, tmp_path / "here", workers=2, threads=1)
-    assert there == here == dict.fromkeys(described_runs[2], "")
-    for name in here:
-        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("here", "there")]
+    described = _sweep_file.read_sweep(sweep_file(tmp_path, **content))
+    with cluster(there, 3) as (address, _):
+        far = sweep.run_sweep(*described, tmp_path / "far", scheduler=address, threads=1)
+    near = sweep.run_sweep(*described, tmp_path / "near", workers=2, threads=1)
+    assert far == near == dict.fromkeys(described[2], "")
+    for name in near:
+        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("near", "far")]
         assert np.array_equal(*probability) and len(probability[0]) == 12_000
     assert len({Path(tmp_path / "near" / name / runs.VALIDATION).read_bytes() for name in near}) == 3, "seeds differ"
 

@@ -82,7 +82,6 @@ def test_epoch_with_a_short_last_batch_equals_that_of_keras(pair):
     assert_close(histories[0].values(), histories[1].values(), 1e-4)
 
 
-
 # ------------------------------------------------------------------------------------- batch normalisation
 
 

@@ -34,7 +34,7 @@ def train(params, x, y, kept, held_out):
 
 
 def main():
-    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
+    params = pipeline.defaults(pipeline.TRAINING)
     (x_raw, y_raw), _ = data.load_data()
     x, y = data.scale(x_raw), data.one_hot(y_raw)
     probability = np.zeros((len(x), 10), "float32")
@@ -43,7 +43,7 @@ def main():
         probability[held_out] = evaluation.predict(model, x[held_out])
         print(f"accuracy: {np.mean(probability[held_out].argmax(axis=1) == y_raw[held_out]):.4f}", flush=True)
     TARGET.parent.mkdir(exist_ok=True)
-    _files.write_npz(TARGET, probability=np.round(255 * probability).astype("uint8"))
+    write_npz(TARGET, probability=np.round(255 * probability).astype("uint8"))
 
 
 if __name__ == "__main__":

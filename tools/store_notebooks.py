@@ -34,7 +34,7 @@ def store(path):
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")})
     nbformat.validate(notebook)
-    with _files.atomic_write(path) as temporary:
+    with atomic_write(path) as temporary:
         nbformat.write(notebook, temporary)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
