@@ -73,8 +73,10 @@ def describe_figures(app, doctree):
 
 
 def is_words(node):
+    """Tell whether a node is the description of a figure."""
     return isinstance(node, nodes.paragraph) and node.astext().startswith("In words.")
 
 
 def setup(app):
+    """Describe the figures once a page is read (called by Sphinx)."""
     app.connect("doctree-read", describe_figures)

@@ -39,7 +39,7 @@ from fmnist_utils._run_folder import (
     METRICS,
     MODEL,
     PARAMS,
-    PROJECT,
+    INSTALLED_ALONE,
     REFERENCE,
     ROOT,
     TEST,
@@ -94,7 +94,7 @@ def start(params: dict) -> Run:
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
     kept = {name: value for name, value in params.items() if name != "runs_dir"}
     run = Run(folder, kept, acquire_lock(folder))
-    if ROOT != PROJECT and folder.is_relative_to(ROOT):
+    if INSTALLED_ALONE and folder.is_relative_to(ROOT):
         print(f"the run goes into {folder}, in the working directory, since the package lies in no project folder")
     try:
         commit(run)

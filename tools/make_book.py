@@ -52,7 +52,8 @@ def cards(paths):
     found = []
     for path in paths:
         title = nbformat.read(path, as_version=4).cells[0].source
-        shape = r"# (?P<title>.+)\n\n(?P<hook>.+)\n\n\*\*You will learn\*\* (?P<learn>.+)\n\n.*\*\*Time\*\* (?P<minutes>\d+)"
+        shape = r"# (?P<title>.+)\n\n(?P<hook>.+)\n\n\*\*You will learn\*\* (?P<learn>.+)\n\n"
+        shape += r".*\*\*Time\*\* (?P<minutes>\d+)"
         parts = re.match(shape, title)
         if not parts:
             sys.exit(f"{path.name}: its first cell lacks a title, a sentence, **You will learn** or **Time**")
