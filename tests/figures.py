@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 SQUARE = 8  # pixels
-TOLERANCE = 0.05  # of the range of a colour
+TOLERANCE = 0.02  # of the range of a colour
 
 
 def figures_of(outputs):
