@@ -231,7 +231,7 @@ def apply(mutant, folder):
     """
     what, file, old, new = mutant
     path = Path(folder) / file
-    content = path.read_text()
+    content = path.read_text(encoding="utf-8")
     notebook = json.loads(content) if file.endswith(".ipynb") else {"cells": []}
     cells = [cell for cell in notebook["cells"] if old in "".join(cell["source"])]
     places = sum("".join(cell["source"]).count(old) for cell in cells) or content.count(old)
@@ -239,8 +239,8 @@ def apply(mutant, folder):
         raise ValueError(f"{what}: {places} places in {file} instead of one: {old!r}")
     for cell in cells:
         cell["source"] = "".join(cell["source"]).replace(old, new)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) if cells else content.replace(old, new))
-    return lambda: path.write_text(content)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) if cells else content.replace(old, new), encoding="utf-8")
+    return lambda: path.write_text(content, encoding="utf-8")
 
 
 def gates(file):

@@ -41,7 +41,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.places, self.loaded, self.alts = [], {""}, [], []
-        self.text = path.read_text()
+        self.text = path.read_text(encoding="utf-8")
         self.feed(self.text)
 
     def handle_starttag(self, tag, attrs):

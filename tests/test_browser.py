@@ -58,11 +58,11 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(runs.ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for path in (home / "notebooks").glob("03*.ipynb"):
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8")
         for old, new in SHORTER.items():
             assert content.count(old) == 1
             content = content.replace(old, new)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     settings = home / "settings" / "@jupyterlab"
     for extension, values in {
         "notebook-extension/tracker": {"windowingMode": "none"},  # or only the visible cells would be in the page
@@ -70,7 +70,7 @@ def lab(tmp_path_factory):
     }.items():
         file = settings / f"{extension}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(values))
+        file.write_text(json.dumps(values), encoding="utf-8")
     token = secrets.token_hex(16)
     environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTER_TOKEN": token}
     environment |= {"FMNIST_RUNS_DIR": str(home / "runs"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
@@ -93,11 +93,11 @@ def _address(server, home, token):
     while time.monotonic() < until and server.poll() is None:
         for file in (home / "runtime").glob("jpserver-*.json"):
             with suppress(requests.ConnectionError, json.JSONDecodeError):  # it writes this file before it listens
-                url = json.loads(file.read_text())["url"]
+                url = json.loads(file.read_text(encoding="utf-8"))["url"]
                 assert requests.get(f"{url}api/status", params={"token": token}, timeout=10).ok
                 assert requests.get(f"{url}api/status", timeout=10).status_code == 403, "open to everybody"
                 return f"{url}lab/tree/notebooks/{{}}?token={token}&reset"
-    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text()[-2000:]}")
+    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text(encoding="utf-8")[-2000:]}")
 
 
 def sessions(lab):

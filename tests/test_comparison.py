@@ -168,11 +168,6 @@ def test_seeds_alone(tmp_path):
     assert comparison.paired_differences(table, "base").empty and comparison.varying_parameters(table) == []
 
 
-def test_pareto_mask():
-    seconds = [10, 20, 30, 30, 40, 10]
-    accuracy = [0.90, 0.92, 0.91, 0.93, 0.93, 0.89]
-    assert_array_equal(comparison.pareto_mask(seconds, accuracy), [True, True, False, True, False, False])
-    assert_array_equal(comparison.pareto_mask([5, 5], [0.9, 0.9]), [True, True])  # equal points both stay
 
 
 # ---------------------------------------------------------------------------------------------- image by image
@@ -206,41 +201,12 @@ def test_correctness_unknown_run(ablation, images):
         comparison.load_correctness(ablation, ["nobody"], images)
 
 
-def test_mcnemar():
-    """Only images count that one of the two has right."""
-    a = np.array([True] * 90 + [True] * 8 + [False] * 2)
-    b = np.array([True] * 90 + [False] * 8 + [True] * 2)
-    only_a, only_b, p = comparison.mcnemar(a, b)
-    assert (only_a, only_b) == (8, 2)
-    assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # at most 2 of 10 by a fair coin, either way round
 
 
-def test_equal_predictions():
-    same = np.array([True, False, True])
-    assert comparison.mcnemar(same, same) == (0, 0, 1.0)
-    assert comparison.paired_bootstrap(same, same) == (0.0, 0.0)
 
 
-def test_paired_bootstrap_against_scipy():
-    rng = np.random.default_rng(3)
-    a, b = rng.random(2000) < 0.93, rng.random(2000) < 0.91
-    ours = comparison.paired_bootstrap(a, b)
-    theirs = stats.bootstrap(
-        (a, b), lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True, vectorized=True, n_resamples=4000,
-        method="percentile", rng=np.random.default_rng(0), batch=500,
-    ).confidence_interval  # fmt: skip
-    assert ours == pytest.approx(tuple(theirs), abs=0.0015)
-    assert ours == comparison.paired_bootstrap(a, b)
-    assert ours != comparison.paired_bootstrap(a, b, seed=1)
 
 
-def test_paired_bootstrap_common_mistakes():
-    """Two networks that are wrong on the same images differ by nothing, however few images they have right."""
-    a = np.arange(1000) < 500
-    b = a.copy()
-    b[:10] = False
-    low, high = comparison.paired_bootstrap(a, b)
-    assert 0 < low < 0.01 < high < 0.02
 
 
 # ---------------------------------------------------------------------------------------------- two small files

@@ -11,7 +11,7 @@ from fmnist_utils._files import read_yaml
 
 QUESTIONS = read_yaml(lesson.ANSWERS)["self_checks"]
 PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
-TEACHING = [line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text().splitlines()]
+TEACHING = [line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def answers(tmp_path, monkeypatch):
     pair, third = lesson.digest("pair", ["Coat", "Shirt"]), lesson.digest("third", "0.333")
     known = {"pair": {"digest": pair}, "third": {"digest": third, "decimals": 3}}
     known["count"] = {"digest": lesson.digest("count", 51200)}
-    (tmp_path / "answers.yaml").write_text(f"exercises: {known}")
+    (tmp_path / "answers.yaml").write_text(f"exercises: {known}", encoding="utf-8")
     monkeypatch.setattr(lesson, "ANSWERS", tmp_path / "answers.yaml")
 
 

@@ -25,15 +25,15 @@ def copy(tmp_path_factory):
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=[mutant[0] for mutant in mutants.MUTANTS])
 def test_each_fault_can_be_put_in_and_taken_out(mutant, copy):
     path = copy / mutant[1]
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     undo = mutants.apply(mutant, copy)
-    assert path.read_text() != before
+    assert path.read_text(encoding="utf-8") != before
     if path.suffix == ".py":
-        compile(path.read_text(), path.name, "exec")
+        compile(path.read_text(encoding="utf-8"), path.name, "exec")
     if path.suffix == ".ipynb":
         nbformat.read(path, as_version=4)
     undo()
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
 
 
 def test_the_faults_are_many_and_different():

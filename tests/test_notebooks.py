@@ -109,14 +109,14 @@ def test_parameters_of_two_notebooks_have_one_default():
 
 
 def test_quick_parameters_are_the_defaults_of_03():
-    quick = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text())
+    quick = yaml.safe_load((runs.ROOT / "params" / "quick.yaml").read_text(encoding="utf-8"))
     defaults = pipeline.defaults(pipeline.TRAINING)
     assert quick.items() <= defaults.items(), "params/quick.yaml holds nothing that differs from notebook 03"
 
 
 @pytest.mark.parametrize("file", sorted((runs.ROOT / "params").glob("*.yaml")), ids=lambda file: file.stem)
 def test_parameter_file_holds_only_what_differs_from_03(file):
-    values, defaults = yaml.safe_load(file.read_text()), pipeline.defaults(pipeline.TRAINING)
+    values, defaults = yaml.safe_load(file.read_text(encoding="utf-8")), pipeline.defaults(pipeline.TRAINING)
     same = {name for name, value in values.items() if name != "run_name" and defaults.get(name) == value}
     assert not same, f"take {same} out: they are notebook 03's defaults"
     assert pipeline.read_parameters(file)["run_name"] == file.stem
@@ -236,7 +236,7 @@ def test_exercises_are_the_solutions_without_the_solutions(path, monkeypatch):
     monkeypatch.syspath_prepend(runs.ROOT / "tools")
     import make_exercises
 
-    made = (make_exercises.EXERCISES / path.name).read_text()
+    made = (make_exercises.EXERCISES / path.name).read_text(encoding="utf-8")
     assert made == make_exercises.exercise(path), "run `make notebooks`"
     assert '"solution"' not in made
 

@@ -10,7 +10,7 @@ import pytest
 
 from fmnist_utils import _sweep_file, comparison, runs
 
-README = (runs.ROOT / "README.md").read_text()
+README = (runs.ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 MARKED = [line for line in COMMANDS if re.search(r"# \((?:opens a browser|needs \w+|many machines)\)", line)]
@@ -65,7 +65,7 @@ def test_dry_run_lists_the_runs(line):
 def test_sweep_file_shown_is_valid(tmp_path, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "shown.yaml").write_text(shown)
+    (tmp_path / "shown.yaml").write_text(shown, encoding="utf-8")
     assert len(_sweep_file.read_sweep(tmp_path / "shown.yaml")[2]) == 2 * 2 * 4 * 3
 
 

@@ -65,6 +65,6 @@ def test_slides_are_whole_and_ask_no_network(path, slides, chromium):  # noqa: F
         page.evaluate(NEXT)
     assert count > 12 and not wrong
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    if re.search(r"\$\$", path.read_text()):
+    if re.search(r"\$\$", path.read_text(encoding="utf-8")):
         assert max(equations, default=0) > 20, "an equation is not set"
     page.close()

@@ -232,7 +232,7 @@ def test_bfloat16_has_nearly_the_same_gradients():
 def test_auto_precision_by_processor(tmp_path, monkeypatch, vendor, flags, gpus, faster):
     if flags:
         told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n"
-        (tmp_path / "cpuinfo").write_text(told)
+        (tmp_path / "cpuinfo").write_text(told, encoding="utf-8")
     monkeypatch.setattr(_training_copy, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
     assert bfloat16_is_faster() is faster

@@ -83,14 +83,14 @@ def lay_out(source):
     (source / "notebooks" / "exercises").mkdir(parents=True)
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     for path in paths:
-        text = path.read_text().replace("](solutions/", "](exercises/")  # one page has both
-        (source / "notebooks" / path.name).write_text(text)
+        text = path.read_text(encoding="utf-8").replace("](solutions/", "](exercises/")  # one page has both
+        (source / "notebooks" / path.name).write_text(text, encoding="utf-8")
     for path in sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")):
         nbformat.write(exercises(path), source / "notebooks" / "exercises" / path.name)
     for name in ("README.md", "TEACHING.md"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "reference" / "figures", source / "reference" / "figures")
-    (source / "index.md").write_text((ROOT / "book" / "index.md").read_text().replace(MARK, cards(paths)))
+    (source / "index.md").write_text((ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths)))
 
 
 def main():
