@@ -1,6 +1,7 @@
 """Your own photo: from a picture file to the data set's form, as Zalando made it from its product photographs."""
 
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,18 +29,18 @@ def prepare_photo(path):
     garment, and "28 × 28", its longer side 28, in the middle; a picture of 28 × 28 stays as it is. After Xiao et al.
     2017 (arXiv:1708.07747), section 2. Warns of a background that is not plain; raises PhotoError.
     """
-    picture, garment = _read(path)
+    picture, cut_out = _read(path)
     grey = 255 - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if grey.shape == IMAGE_SHAPE[:2]:
         ready = grey if np.median(grey[::27, ::27]) < 128 else 255 - grey  # the data set's corners are 0
         return dict.fromkeys(("grey", "background 0", "trimmed", "28 × 28"), ready)
-    garment = _find_garment(path, picture) if garment is None else garment
+    garment = _find_garment(path, picture) if cut_out is None else cut_out
     rows, columns = (np.flatnonzero(garment.mean(axis=axis) > 0.02) for axis in (1, 0))
     if not (len(rows) and len(columns)):
         raise PhotoError(f"{path}: what stands out from the background is too thin to be a garment. Go nearer to it.")
     middle = np.median(grey[garment])  # lifted, for few garments of the data set are as dim as a white one on a floor
     lifted = np.clip(np.interp(middle, (60, 210), (100, 220)) + 1.5 * (grey - middle), 1, 255)
-    if np.median(grey[~garment]) < 15 and middle > 60:  # a shop's white background, so its light is the data set's
+    if cut_out is None and np.median(grey[~garment]) < 15:  # on white, as in the shop, its light is the data set's
         lifted = np.maximum(grey, 1)
     garment_high = np.where(garment, lifted, 0).astype("uint8")
     trimmed = garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -53,7 +54,9 @@ def predict_photo(path, model):
     steps = prepare_photo(path)
     probability = predict(model, scale(steps["28 × 28"][None]))[0]
     if (most := probability.max()) < LEAST_PROBABILITY:
-        warnings.warn(f"{path}: only {most:.0%} for {CLASS_NAMES[probability.argmax()]}: doubt it.", stacklevel=2)
+        warnings.warn(
+            f"{Path(path).name}: only {most:.0%} for {CLASS_NAMES[probability.argmax()]}: doubt it.", stacklevel=2
+        )
     return steps, probability
 
 
@@ -100,7 +103,9 @@ def _find_garment(path, picture):
     if np.percentile(distance, 99) < LEAST_CONTRAST:
         raise PhotoError(f"{path}: nothing stands out from the background. Lay it on another colour, and go nearer.")
     if (share := (distance[rim] > 2 * LEAST_CONTRAST).mean()) > LARGEST_RIM:
-        warnings.warn(f"{path}: the background is not plain, {share:.0%} of the rim stand out: doubt it.", stacklevel=4)
+        warnings.warn(
+            f"{Path(path).name}: the background is not plain, {share:.0%} of the rim stand out: doubt it.", stacklevel=4
+        )
     labels = np.where(rim, cv2.GC_BGD, cv2.GC_PR_FGD).astype("uint8")
     labels[distance > 2 * max(8, np.percentile(distance[rim], 99))] = cv2.GC_FGD  # white on a shop's white
     cv2.setRNGSeed(0)

@@ -212,12 +212,19 @@ def _display_path(path):
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def escape_in_streams():
+    """Let stdout and stderr escape what they cannot encode: an old terminal or a log must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def main():
     """Parse the command line, run, and end with a table; exit 1 with one clear message when something fails."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
     parser.add_argument("--runs-dir", help="folder for run folders (default: runs/ in the project)")
     arguments = parser.parse_args()
+    escape_in_streams()
     try:
         folder = run_all(read_parameters(arguments.parameters), arguments.runs_dir)
         print_table(folder)

@@ -293,6 +293,7 @@ def main(words=None):
     parser.add_argument("--cell-seconds", type=int, default=3600, help="a cell's longest time (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check the sweep and list its runs, no more")
     arguments = parser.parse_args(words)
+    pipeline.escape_in_streams()
     signal.signal(signal.SIGINT, _interrupt)
     for option in ("workers", "threads", "cell_seconds"):
         if (given := getattr(arguments, option)) is not None and given < 1:

@@ -27,7 +27,7 @@ def begin(threads):
         [*COMMAND, *NOTEBOOKS],
         cwd=ROOT,
         env=os.environ | one,
-        text=True,
+        encoding="utf-8",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -35,7 +35,7 @@ def begin(threads):
 
 def main(rounds):
     rows = []
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, encoding="utf-8")
     for number in range(1, rounds + 1):
         start = time.monotonic()
         pair = {threads: begin(threads) for threads in ("own", "1")}

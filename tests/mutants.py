@@ -41,6 +41,7 @@ OWN_TESTS = {
     CHECKPOINT: "training",
     RECIPE: "benchmark",
 }  # where a module's tests are not named as it is
+RUN_FOLDER = "fmnist_utils/_run_folder.py"
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 MUTANTS = [
@@ -54,7 +55,7 @@ MUTANTS = [
     ("split not seeded", DATA, "stratify=y, random_state=seed)", "stratify=y)"),
     ("validation images also train", DATA, "return np.sort(train), np.sort(valid)", "return index, np.sort(valid)"),
     ("train_size ignored", DATA, "if train_size and train_size < len(train):", "if False:"),
-    ("a file's hash is not compared", DATA, ".hexdigest() == wanted", '.hexdigest() != ""'),
+    ("a file's hash is not compared", "fmnist_utils/_download.py", ".hexdigest() == wanted", '.hexdigest() != ""'),
     # ------------------------------------------------------------------------------------------------------ model
     (
         "softmax twice",
@@ -157,19 +158,19 @@ MUTANTS = [
     ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
     ("confidence drawn over accuracy", PLOTS, 'table["confidence"], table["accuracy"], mark', 'table["accuracy"], table["confidence"], mark'),
     # ----------------------------------------------------------------------------------------------- photo, lesson
-    ("a photo's background is not turned to 0", PHOTO, "for sign in (1, -1)]", "for sign in (-1,)]"),
-    ("a photo is not trimmed to the garment", PHOTO, "trimmed = _trim(path, garment_high)", "trimmed = garment_high"),
+    ("a photo's background is not turned to 0", PHOTO, "np.where(garment, lifted, 0)", "np.where(garment, lifted, lifted)"),
+    ("a photo is not trimmed to the garment", PHOTO, "trimmed = garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]", "trimmed = garment_high"),
     ("every guess is right", LESSON, 'digest(question, guess) == known["digest"]', "digest(question, guess)"),
     # ------------------------------------------------------------------------------------------- runs, comparison
-    ("a bad value is let through", RUNS, '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
-    ("a run is complete too early", RUNS, "_PUBLISHED = (PARAMS, MODEL,", "_PUBLISHED = (METRICS, PARAMS, MODEL,"),
-    ("the oldest run is judged", RUNS, "complete[-1].parent", "complete[0].parent"),
-    ("other parameters are trained into a run", RUNS, "        if old != run.params:", "        if False:"),
+    ("a bad value is let through", "fmnist_utils/parameters.py", '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
+    ("a run is complete too early", RUN_FOLDER, "FINAL_FILES = (PARAMS, MODEL,", "FINAL_FILES = (METRICS, PARAMS, MODEL,"),
+    ("the oldest run is evaluated", RUN_FOLDER, "complete[-1].parent", "complete[0].parent"),
+    ("other parameters are trained into a run", RUN_FOLDER, "        if old != run.params:", "        if False:"),
     ("standard deviation of a population", COMPARISON, "values.std(ddof=1)", "values.std()"),
-    ("seeds not paired", COMPARISON, "(by_seed[setting] - by_seed[baseline]).dropna()", "by_seed[setting].dropna() - by_seed[baseline].mean()"),
-    ("McNemar's test on all images", COMPARISON, "binomtest(only_a, only_a + only_b, 0.5)", "binomtest(only_a, len(correct_a), 0.5)"),
-    ("the Pareto front of the slowest", COMPARISON, "(seconds[:, None] <= seconds) &", "(seconds[:, None] >= seconds) &"),
-    ("a sweep's values reach no run", SWEEP, "{**base, **named[name]}", "{**base}"),
+    ("seeds not paired", COMPARISON, "(by_seed[configuration] - by_seed[baseline]).dropna()", "by_seed[configuration].dropna() - by_seed[baseline].mean()"),
+    ("McNemar's test on all images", NOTEBOOK["05"], "binomtest(only_a, only_a + only_b, 0.5)", "binomtest(only_a, len(a), 0.5)"),
+    ("the Pareto front of the slowest", NOTEBOOK["05"], "ascending=[True, False]", "ascending=[False, False]"),
+    ("a sweep's values reach no run", SWEEP, "{**base, **overrides[name]}", "{**base}"),
     # -------------------------------------------------------------------------------------------------- notebooks
     ("validation drawn from the test set", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_data()", "_, (x_raw, y_raw) = data.load_data()"),
     (
@@ -239,7 +240,9 @@ def apply(mutant, folder):
         raise ValueError(f"{what}: {places} places in {file} instead of one: {old!r}")
     for cell in cells:
         cell["source"] = "".join(cell["source"]).replace(old, new)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) if cells else content.replace(old, new), encoding="utf-8")
+    path.write_text(
+        json.dumps(notebook, indent=1, ensure_ascii=False) if cells else content.replace(old, new), encoding="utf-8"
+    )
     return lambda: path.write_text(content, encoding="utf-8")
 
 
@@ -269,7 +272,7 @@ def first_failure(folder, arguments):
     """
     words = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-m", "not slow", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([*words, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*words, *arguments], cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode == 0:
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+?\.(?:py|ipynb)::\S+)", done.stdout, re.MULTILINE)
@@ -296,7 +299,9 @@ def copy_of_the_project(folder):
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
     code = "import fmnist_utils; print(fmnist_utils.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(copy)}
-    shown = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, encoding="utf-8"
+    )
     if not Path(shown.stdout.strip()).is_relative_to(copy):
         raise RuntimeError(f"the tests would import {shown.stdout or shown.stderr}, not the copy")
     return copy

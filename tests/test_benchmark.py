@@ -7,7 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
-from fmnist_utils import pipeline, runs
+from fmnist_utils import runs
+from fmnist_utils._recipe import read_recipe
 
 sys.path.insert(0, str(runs.ROOT / "benchmarks"))
 bench, step_time = (importlib.import_module(name) for name in ("time_to_accuracy", "step_time"))
@@ -70,7 +71,7 @@ def test_no_ratio_is_given_when_one_of_our_seeds_never_reached_the_goal():
 
 
 def test_images_a_second_are_those_of_the_split_in_each_epoch():
-    model = step_time.compiled(pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml"), 10, "float32")
+    model = step_time.compiled(read_recipe(runs.ROOT / "params" / "quick.yaml"), 10, "float32")
     history = pd.DataFrame({"accuracy": [0.8, 0.9], "val_accuracy": [0.8, 0.9], "seconds": [3.0, 2.0]})
     facts = bench.facts("quick", 0, model, history, 1000, 2048)
     assert facts["images_per_second"] == 400 and facts["seconds"] == [3, 5] and facts["peak_memory_mb"] == 2
@@ -83,7 +84,7 @@ def test_the_overhead_of_fit_is_measured_beside_validation_and_the_graph(tmp_pat
 
 
 def test_the_old_step_is_the_one_of_keras_with_the_same_network_and_its_own_threads():
-    params = pipeline.read_parameters(runs.ROOT / "params" / "quick.yaml")
+    params = read_recipe(runs.ROOT / "params" / "quick.yaml")
     new, old = (step_time.compiled(params, 375, "mixed_bfloat16", old) for old in (False, True))
     assert (new.steps_per_execution, old.steps_per_execution) == (25, 1)
     assert [w.shape for w in new.weights] == [w.shape for w in old.weights]

@@ -63,7 +63,7 @@ def book():
     pytest.importorskip("myst_nb", reason="Sphinx and its parts are not installed: requirements-dev.txt")
     command = [sys.executable, "tools/make_book.py"]
     done = subprocess.run(
-        command, cwd=runs.ROOT, env=os.environ | {"REPOSITORY": REPOSITORY}, text=True, capture_output=True
+        command, cwd=runs.ROOT, env=os.environ | {"REPOSITORY": REPOSITORY}, encoding="utf-8", capture_output=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {path: Page(path) for path in sorted(BOOK.rglob("*.html")) if "_static" not in path.parts}

@@ -76,7 +76,7 @@ def lab(tmp_path_factory):
     environment |= {"FMNIST_RUNS_DIR": str(home / "runs"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
     words = ["--no-browser", "--allow-root", "--ServerApp.port=0", f"--ServerApp.root_dir={home}"]
     command = [sys.executable, "-m", "jupyterlab", *words]
-    with (home / "log").open("w") as log:
+    with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
     try:
         yield _address(server, home, token)
@@ -97,7 +97,7 @@ def _address(server, home, token):
                 assert requests.get(f"{url}api/status", params={"token": token}, timeout=10).ok
                 assert requests.get(f"{url}api/status", timeout=10).status_code == 403, "open to everybody"
                 return f"{url}lab/tree/notebooks/{{}}?token={token}&reset"
-    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text(encoding="utf-8")[-2000:]}")
+    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text(encoding='utf-8')[-2000:]}")
 
 
 def sessions(lab):

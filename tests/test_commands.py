@@ -154,7 +154,9 @@ def test_nbval_users_settings(mpl, tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for i in range(2):
         cells = [nbformat.v4.new_code_cell(source) for source in (SHOW, "y = 1", "y + 1")]
-        cells[0].outputs = [nbformat.v4.new_output("stream", text="80 None None True True\n")]
+        for count, cell in enumerate(cells, start=1):
+            cell.execution_count = count
+        cells[0].outputs = [nbformat.v4.new_output("stream", text="80 None True True\n")]
         cells[2].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=3)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"n{i}.ipynb")
     settings = {"NO_COLOR": "1", "COLUMNS": "60", "MPLBACKEND": "Agg", "HOME": str(tmp_path / "none")}
@@ -166,5 +168,5 @@ def test_nbval_users_settings(mpl, tmp_path):
 
 
 SHOW = """import os
-names = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+names = ("COLUMNS", "NO_COLOR")
 print(*map(os.environ.get, names), "inline" in os.environ["MPLBACKEND"], os.access(os.environ["HOME"], os.W_OK))"""

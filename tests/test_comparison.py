@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from numpy.testing import assert_array_equal
 from scipy import stats
 
 from fmnist_utils import _files, comparison, runs
@@ -168,8 +167,6 @@ def test_seeds_alone(tmp_path):
     assert comparison.paired_differences(table, "base").empty and comparison.varying_parameters(table) == []
 
 
-
-
 # ---------------------------------------------------------------------------------------------- image by image
 
 
@@ -199,14 +196,6 @@ def test_correctness_test_images(tmp_path):
 def test_correctness_unknown_run(ablation, images):
     with pytest.raises(runs.RunError, match="nobody"):
         comparison.load_correctness(ablation, ["nobody"], images)
-
-
-
-
-
-
-
-
 
 
 # ---------------------------------------------------------------------------------------------- two small files

@@ -171,7 +171,7 @@ def test_load_model_of_other_shapes(tmp_path, build, shape):
 
 def test_load_model_with_code_in_it_executes_nothing(tmp_path):
     mark, path = str(tmp_path / "executed"), tmp_path / "model.keras"
-    harmful = keras.layers.Lambda(lambda x: (open(mark, "w").close(), x)[1])
+    harmful = keras.layers.Lambda(lambda x: (open(mark, "w", encoding="utf-8").close(), x)[1])
     flat_classifier(middle=[harmful]).save(path)
     Path(mark).unlink()
     with pytest.raises(evaluation.ModelFileError, match=r"Lambda.*run 03"):

@@ -11,7 +11,9 @@ from fmnist_utils._files import read_yaml
 
 QUESTIONS = read_yaml(lesson.ANSWERS)["self_checks"]
 PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
-TEACHING = [line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text(encoding="utf-8").splitlines()]
+TEACHING = [
+    line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text(encoding="utf-8").splitlines()
+]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def repository():
     address = os.environ.get("REPOSITORY", "")
     if not address:
         command = ["git", "config", "--get", "remote.origin.url"]
-        address = subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.strip()
+        address = subprocess.run(command, cwd=ROOT, encoding="utf-8", capture_output=True).stdout.strip()
         address = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", address).removesuffix(".git")
         return address if re.fullmatch(ADDRESS, address) else ""
     address = address.rstrip("/")
@@ -90,7 +90,9 @@ def lay_out(source):
     for name in ("README.md", "TEACHING.md"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "reference" / "figures", source / "reference" / "figures")
-    (source / "index.md").write_text((ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths)))
+    (source / "index.md").write_text(
+        (ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths))
+    )
 
 
 def main():

@@ -89,7 +89,9 @@ def _sweeps():
 
 
 def _tests():
-    first, added = ((RESULTS / name).read_text(encoding="utf-8").splitlines() for name in ("mutants.txt", "mutants_added.txt"))
+    first, added = (
+        (RESULTS / name).read_text(encoding="utf-8").splitlines() for name in ("mutants.txt", "mutants_added.txt")
+    )
     gates = [line.split()[0] for line in first[2:-1]]
     green = pd.read_csv(RESULTS / "nbval_steady.csv")["green"]
     return {
@@ -97,7 +99,11 @@ def _tests():
         **{f"mutants.{gate}": str(gates.count(gate)) for gate in ("unit", "contract", "nbval")},
         "mutants.added": added[-1].removeprefix("caught "),
         "flakiness.green": f"{green.sum()} of {len(green)} runs",
-        "coverage": (RESULTS / "coverage.txt").read_text(encoding="utf-8").split("TOTAL")[1].split()[2].replace("%", " %"),
+        "coverage": (RESULTS / "coverage.txt")
+        .read_text(encoding="utf-8")
+        .split("TOTAL")[1]
+        .split()[2]
+        .replace("%", " %"),
     }
 
 
