@@ -91,7 +91,8 @@ def lay_out(source):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "reference" / "figures", source / "reference" / "figures")
     (source / "index.md").write_text(
-        (ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths))
+        (ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths)),
+        encoding="utf-8",
     )
 
 
