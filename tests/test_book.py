@@ -81,7 +81,7 @@ def test_a_repository_that_is_not_on_github_is_refused(maker, monkeypatch):
     monkeypatch.setenv("REPOSITORY", f"{REPOSITORY}/")
     assert maker.repository() == REPOSITORY
     monkeypatch.setenv("REPOSITORY", "someone/a-copy")
-    with pytest.raises(SystemExit, match="'someone/a-copy'; wanted: https://github.com/OWNER/NAME"):
+    with pytest.raises(SystemExit, match=r"'someone/a-copy'; wanted: https://github\.com/OWNER/NAME"):
         maker.repository()
 
 
