@@ -76,6 +76,7 @@ def exercises(path):
             cell.metadata["tags"].append("hide-cell")
         elif answered and cell.cell_type == "code" and cell.outputs:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+            cell.metadata["mystnb"] = {f"code_prompt_{do.lower()}": f"{do} what it prints" for do in ("Show", "Hide")}
     return notebook
 
 
