@@ -152,6 +152,8 @@ def test_nbval_users_settings(mpl, tmp_path):
     """Neither colour, width, backend nor a home that cannot be written decide; each notebook stays in one process."""
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "figures.py", tmp_path / "tests")
     for i in range(2):
         cells = [nbformat.v4.new_code_cell(source) for source in (SHOW, "y = 1", "y + 1")]
         for count, cell in enumerate(cells, start=1):

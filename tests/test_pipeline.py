@@ -146,7 +146,7 @@ def own_notebook(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [("raise ValueError('as asked')", r"failed in cell \[2\]: ValueError: as asked\n.*under notebooks/"),
+    [("raise ValueError('as asked')", r"failed in cell \[3\]: ValueError: as asked\n.*under notebooks/"),
      ("import os\nos.kill(os.getpid(), 9)", "kernel died: .*Finished epochs are kept: the same command goes on")],
     ids=["raises", "killed"],
 )  # fmt: skip

@@ -59,7 +59,7 @@ INTO_ONE_AXES = {
     plots.plot_per_class: (SCORES,),
     plots.plot_intervals: (BOARD, "accuracy", 0.8),
     plots.plot_reliability_diagram: (CALIBRATION,),
-    plots.plot_embedding: (PLACES, IMAGES, Y, NAMES),
+    plots.plot_embedding: (PLACES, IMAGES, Y, NAMES, ("first", "second")),
     plots.plot_accuracy_against_seconds: (BOARD, [True, True, True]),
 }
 INTO_SEVERAL = {
@@ -229,7 +229,9 @@ def test_per_class_puts_each_dot_at_its_class():
     assert [line.get_label() for line in ax.lines] == ["precision", "recall", "F1"]
     assert dict(zip(labels(ax.yaxis), ax.get_yticks(), strict=True)) == {name: row for row, name in enumerate(NAMES)}
     for line, column in zip(ax.lines, ("precision", "recall", "f1"), strict=True):
-        assert_array_equal(line.get_xydata().T, [SCORES[column], range(10)])
+        assert_array_equal(line.get_xdata(), SCORES[column])
+        assert_array_equal(np.round(line.get_ydata()), range(10))
+    assert np.ptp([line.get_ydata()[0] for line in ax.lines]) > 0.3, "no mark may cover another"
 
 
 @pytest.mark.parametrize(
@@ -315,8 +317,10 @@ def test_embedding_shows_an_image_where_there_is_room():
     assert_allclose(ax.images[1].get_array(), IMAGES[2])
     left, right, low, high = ax.images[1].get_extent()
     assert_allclose([(left + right) / 2, (low + high) / 2], PLACES[2])
-    named = {text.get_text(): text.get_position() for text in ax.texts}
-    assert named.keys() == set("ABCDE") and named["C"] == (1, 0), "each name at its class's median"
+    dots = {dots.get_label(): dots for dots in ax.collections}
+    assert_array_equal(dots["C"].get_offsets(), [PLACES[2]])
+    assert_allclose(dots["C"].get_facecolor()[0], ax.patches[1].get_edgecolor(), err_msg="a frame has its class's colour")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == NAMES
 
 
 def test_use_style_sets_the_look_of_the_project():

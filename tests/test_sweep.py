@@ -379,7 +379,7 @@ def test_command(trivial, odd_environment):
     shown, wrong = real.communicate()
     assert real.returncode == 1 and "1 of 2 runs failed" in wrong, wrong
     assert "dashboard http://127.0.0.1:" in shown and "complete" in shown and "failed: cell [" in shown
-    assert "ValueError: as asked \\u2013" in wrong and "Traceback" not in wrong
+    assert "ValueError: as asked \\u2013" in shown and "Traceback" not in wrong
 
 
 def test_command_dry_run(trivial, monkeypatch, capsys):
