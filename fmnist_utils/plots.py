@@ -269,13 +269,13 @@ def plot_reliability_diagram(tables, ax=None):
         xlabel="confidence: the highest probability", ylabel="accuracy: share of correct predictions", xlim=(0, 1),
         ylim=(0, 1), aspect="equal",
     )  # fmt: skip
-    ax.add_artist(ax.legend(loc="upper left", bbox_to_anchor=(1.04, 1)))
-    for images in (round(most, -1), round(most / 10, -1), round(most / 100, -1)):
+    lines = ax.add_artist(ax.legend(loc="upper left", bbox_to_anchor=(1.04, 1)))
+    lines.set_clip_on(False)  # else the layout leaves it no room
+    marks = [
         ax.scatter([], [], 400 * images / most, color=NEUTRAL_COLOR, label=f"{images:,.0f} images")
-    sizes_of = [handle for handle in ax.get_legend_handles_labels()[0]][-3:]
-    ax.legend(
-        handles=sizes_of, title="area of a mark", loc="lower left", bbox_to_anchor=(1.04, 0), labelspacing=1
-    )  # fmt: skip
+        for images in float(f"{most:.0e}") / np.array([1, 10, 100])
+    ]
+    ax.legend(handles=marks, title="area of a mark", loc="lower left", bbox_to_anchor=(1.04, 0), labelspacing=1)
     return ax
 
 

@@ -111,6 +111,19 @@ def test_axes_are_labelled_or_name_categories(draw):
             assert any(axis.get_label_text() for axis in axes) or categories in ({*NAMES}, {*COSTS.index})
 
 
+@each(INTO_ONE_AXES | INTO_SEVERAL | PICTURES)
+def test_texts_lie_within_the_figure(draw):
+    with mpl.rc_context():
+        plots.use_style()
+        figure = np.ravel(draw(*(INTO_ONE_AXES | INTO_SEVERAL | PICTURES)[draw]))[0].figure
+        figure.canvas.draw()
+    ticks = [text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in axis.get_ticklabels(which="both")]
+    for text in {*figure.findobj(mpl.text.Text)} - {*ticks}:
+        box = text.get_window_extent()
+        inside = min(box.x0, box.y0, figure.bbox.width - box.x1, figure.bbox.height - box.y1) > -1
+        assert inside or not text.get_text() or not text.get_visible(), text.get_text()
+
+
 @pytest.mark.filterwarnings("error")
 @each(PICTURES)
 def test_pictures_have_no_ticks(draw):
@@ -319,7 +332,7 @@ def test_embedding_shows_an_image_where_there_is_room():
     assert_allclose([(left + right) / 2, (low + high) / 2], PLACES[2])
     dots = {dots.get_label(): dots for dots in ax.collections}
     assert_array_equal(dots["C"].get_offsets(), [PLACES[2]])
-    assert_allclose(dots["C"].get_facecolor()[0], ax.patches[1].get_edgecolor(), err_msg="a frame has its class's colour")
+    assert_allclose(dots["C"].get_facecolor()[0], ax.patches[1].get_edgecolor())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == NAMES
 
 
