@@ -72,8 +72,11 @@ def _benchmark():
 def _ablation():
     table = comparison.read_runs(runs.ROOT / "sweeps" / "results" / "ablation")
     lost = -100 * comparison.paired_differences(table, comparison.BASE)["mean"]
-    varied = {row.split(" = ")[0]: points for row, points in lost.items()}  # each parameter has one change
-    return {f"ablation.{name}": f"{varied[name]:.2f}" for name in ("schedule", "batch_norm", "augment")}
+    changes = {
+        "schedule": "schedule = constant", "batch_norm": "batch_norm = False", "stride": "downsampling = stride",
+        "average_pooling": "downsampling = average",
+    }  # fmt: skip
+    return {f"ablation.{name}": f"{lost[change]:.2f}" for name, change in changes.items()}
 
 
 def _sweeps():
