@@ -25,9 +25,18 @@ class PhotoError(ValueError):
 def prepare_photo(path):
     """Turn a picture of one garment on a plain background into the data set's form.
 
-    path: a file of FORMATS. Returns {step: (h, w) uint8 array}: "grey" (0 is white), "background 0", "trimmed" to the
-    garment, and "28 × 28", its longer side 28, in the middle; a picture of 28 × 28 stays as it is. After Xiao et al.
-    2017 (arXiv:1708.07747), section 2. Warns of a background that is not plain; raises PhotoError.
+    After Xiao et al. 2017 (arXiv:1708.07747), section 2. A picture of 28 × 28 stays as it is. Warns where the
+    background is not plain.
+
+    Args:
+        path: A file of FORMATS.
+
+    Returns:
+        {step: (h, w) uint8}: "grey" (0 is white), "background 0", "trimmed" to the garment, and "28 × 28", its longer
+        side 28, in the middle.
+
+    Raises:
+        PhotoError: The picture cannot be used; the message says why and what to do.
     """
     picture, cut_out = _read(path)
     grey = 255 - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -50,13 +59,23 @@ def prepare_photo(path):
 
 
 def predict_photo(path, model):
-    """Prepare a picture and ask the model. Returns (steps, probabilities): see `prepare_photo`, and (10,) float32."""
+    """Prepare a picture and predict its class. Warns where the highest probability is low.
+
+    Args:
+        path: A file of FORMATS.
+        model: A trained network.
+
+    Returns:
+        (steps, probabilities): see `prepare_photo`, and (10,) float32.
+
+    Raises:
+        PhotoError: The picture cannot be used; the message says why and what to do.
+    """
     steps = prepare_photo(path)
     probability = predict(model, scale(steps["28 × 28"][None]))[0]
     if (most := probability.max()) < LEAST_PROBABILITY:
-        warnings.warn(
-            f"{Path(path).name}: only {most:.0%} for {CLASS_NAMES[probability.argmax()]}: doubt it.", stacklevel=2
-        )
+        answer = CLASS_NAMES[probability.argmax()]
+        warnings.warn(f"{Path(path).name}: only {most:.0%} for {answer}: it may well be wrong.", stacklevel=2)
     return steps, probability
 
 
@@ -103,9 +122,8 @@ def _find_garment(path, picture):
     if np.percentile(distance, 99) < LEAST_CONTRAST:
         raise PhotoError(f"{path}: nothing stands out from the background. Lay it on another colour, and go nearer.")
     if (share := (distance[rim] > 2 * LEAST_CONTRAST).mean()) > LARGEST_RIM:
-        warnings.warn(
-            f"{Path(path).name}: the background is not plain, {share:.0%} of the rim stand out: doubt it.", stacklevel=4
-        )
+        told = f"{Path(path).name}: the background is not plain, {share:.0%} of the rim differ: the class is uncertain."
+        warnings.warn(told, stacklevel=4)
     labels = np.where(rim, cv2.GC_BGD, cv2.GC_PR_FGD).astype("uint8")
     labels[distance > 2 * max(8, np.percentile(distance[rim], 99))] = cv2.GC_FGD  # white on a shop's white
     cv2.setRNGSeed(0)

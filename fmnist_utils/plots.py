@@ -25,12 +25,21 @@ def plot_images(
 ):
     """Show small images in rows.
 
-    images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes. titles: n texts, or None. columns:
-    images a row. size: inches an image. row_labels: a text for each row, or None. diverging: 0 is white, negative
-    orange, positive purple, for responses; else 0 is white and the highest value black. shared: one colour scale for
-    all images, or each its own. colorbar: what the colours stand for, as the label of a colour bar, or None; it needs
-    the shared scale.
-    Returns the array of Axes. Raises ValueError for a colour bar over images of different scales.
+    Args:
+        images: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes.
+        titles: n texts, or None.
+        columns (int): Images a row.
+        size (float): Inches an image.
+        row_labels: A text for each row, or None.
+        diverging (bool): 0 is white, negative orange, positive purple; else 0 is white and the highest value black.
+        shared (bool): One colour scale for all images, or each its own.
+        colorbar (str): Label of a colour bar, or None; it needs the shared scale.
+
+    Returns:
+        The array of Axes.
+
+    Raises:
+        ValueError: A colour bar over images of different scales.
     """
     if colorbar is not None and not shared:
         raise ValueError("one colour bar cannot serve images of different scales: leave out colorbar, or shared=False")
@@ -61,7 +70,15 @@ def plot_images(
 
 
 def plot_class_counts(counts, ax=None):
-    """Draw grouped bars of images a class. counts: frame, a row a class, a column a part of the data."""
+    """Draw grouped bars of images a class.
+
+    Args:
+        counts: Frame, a row a class, a column a part of the data.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
+    """
     ax = ax or plt.subplots()[1]
     counts.plot.barh(ax=ax, width=0.8)
     ax.invert_yaxis()
@@ -74,8 +91,13 @@ def plot_class_counts(counts, ax=None):
 def plot_pixel_histograms(shares, edges, axs=None):
     """Draw one histogram of pixel values a class.
 
-    shares: frame, a row a class, a column a bin: share of the class's pixels in the bin, 0..1. edges: (bins + 1,)
-    pixel values. Returns the array of Axes.
+    Args:
+        shares: Frame, a row a class, a column a bin: the share of the class's pixels in the bin, 0 to 1.
+        edges: (bins + 1,) pixel values.
+        axs: Array of Axes to draw into, or None for a new figure.
+
+    Returns:
+        The array of Axes.
     """
     if axs is None:
         axs = plt.subplots(2, 5, figsize=(11, 4), sharex=True, sharey=True)[1]
@@ -90,7 +112,17 @@ def plot_pixel_histograms(shares, edges, axs=None):
 
 
 def plot_histograms(values, xlabel, labels, ax=None):
-    """Draw outlined histograms of sets of numbers over each other. values: list of arrays; labels: their names."""
+    """Draw outlined histograms of sets of numbers over each other.
+
+    Args:
+        values: List of arrays.
+        xlabel (str): What the numbers are.
+        labels: A name for each set.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
+    """
     ax = ax or plt.subplots()[1]
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in values]), bins=60)
     for part, label in zip(values, labels, strict=True):
@@ -103,7 +135,13 @@ def plot_histograms(values, xlabel, labels, ax=None):
 def plot_learning_curves(history, best_epoch=None, axs=None):
     """Draw loss and accuracy over the epochs, for training and validation, and mark the epoch that was kept.
 
-    history: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy. Returns the two Axes.
+    Args:
+        history: Frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy.
+        best_epoch (int): The epoch to mark, or None.
+        axs: Two Axes to draw into, or None for a new figure.
+
+    Returns:
+        The two Axes.
     """
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 4))[1]
@@ -119,9 +157,14 @@ def plot_learning_curves(history, best_epoch=None, axs=None):
 
 
 def plot_loss_curves(histories, axs=None):
-    """Draw the training and validation loss of several trainings side by side; mark each one's lowest validation loss.
+    """Draw training and validation loss of several trainings side by side; mark each lowest validation loss.
 
-    histories: {title: frame indexed by epoch with loss and val_loss}. Returns the Axes, one a training.
+    Args:
+        histories: {title: frame indexed by epoch with loss and val_loss}.
+        axs: Array of Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes, one a training.
     """
     if axs is None:
         axs = plt.subplots(1, len(histories), figsize=(11, 3.6), sharey=True)[1]
@@ -144,7 +187,16 @@ def plot_loss_curves(histories, axs=None):
 
 
 def plot_learning_rate(steps, rates, ax=None):
-    """Draw the planned learning rate. steps: (n,) counted from 0. rates: (n,)."""
+    """Draw the planned learning rate.
+
+    Args:
+        steps: (n,) training steps, counted from 0.
+        rates: (n,) learning rates.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
+    """
     ax = ax or plt.subplots(figsize=(6, 2.8))[1]
     ax.plot(steps, rates)
     ax.set(xlabel="steps done", ylabel="learning rate", ylim=(0, None))
@@ -154,7 +206,12 @@ def plot_learning_rate(steps, rates, ax=None):
 def plot_layer_costs(costs, axs=None):
     """Draw parameters and multiply-adds a layer, each bar with its number, as some are too short to be seen.
 
-    costs: frame from model.layer_costs. Returns the two Axes.
+    Args:
+        costs: Frame from `model.layer_costs`.
+        axs: Two Axes to draw into, or None for a new figure.
+
+    Returns:
+        The two Axes.
     """
     if axs is None:
         axs = plt.subplots(1, 2, figsize=(11, 0.32 * len(costs) + 1), sharey=True)[1]
@@ -171,9 +228,15 @@ def plot_layer_costs(costs, axs=None):
 
 
 def plot_confusion_matrix(matrix, class_names, ax=None):
-    """Draw a confusion matrix as a heatmap; the diagonal is left pale so that the mistakes stand out.
+    """Draw a confusion matrix as a heat map; the diagonal is left pale so that the mistakes stand out.
 
-    matrix: (k, k) int, row the true class, column the predicted one. class_names: k texts.
+    Args:
+        matrix: (k, k) int, row the true class, column the predicted one.
+        class_names: k texts.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 6.5))[1]
     mistakes = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
@@ -190,7 +253,12 @@ def plot_confusion_matrix(matrix, class_names, ax=None):
 def plot_per_class(scores, ax=None):
     """Draw precision, recall and F1 of each class as marks below each other, so that none covers another.
 
-    scores: frame, a row a class, those three columns, 0..1.
+    Args:
+        scores: Frame, a row a class, with these three columns, 0 to 1.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 5.5))[1]
     rows = np.arange(len(scores))
@@ -208,7 +276,15 @@ def plot_per_class(scores, ax=None):
 def plot_predictions(images, y, y_prob, class_names, columns=4):
     """Show images, each beside its three highest probabilities: blue the true class, orange a wrong first choice.
 
-    images: (n, 28, 28) or (n, 28, 28, 1). y: (n,) true classes. y_prob: (n, k) probabilities. Returns the Axes array.
+    Args:
+        images: (n, 28, 28) or (n, 28, 28, 1).
+        y: (n,) true classes.
+        y_prob: (n, k) probabilities.
+        class_names: k texts.
+        columns (int): Images a row.
+
+    Returns:
+        The array of Axes.
     """
     rows = math.ceil(len(images) / columns)
     axs = plt.subplots(
@@ -235,11 +311,18 @@ def plot_predictions(images, y, y_prob, class_names, columns=4):
 
 
 def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5, row_labels=None):
-    """Show images with a heat map laid over each: the more orange, the hotter.
+    """Show images with a heat map laid over each: the more orange, the higher its value.
 
-    images: (n, h, w) or (n, h, w, 1). heats: (n, h, w), 0..1, each at its image's size. titles: n texts, or None.
-    row_labels: a text for each row, or None.
-    Returns the array of Axes.
+    Args:
+        images: (n, h, w) or (n, h, w, 1).
+        heats: (n, h, w), 0 to 1, each at its image's size.
+        titles: n texts, or None.
+        columns (int): Images a row.
+        size (float): Inches an image.
+        row_labels: A text for each row, or None.
+
+    Returns:
+        The array of Axes.
     """
     axs = plot_images(images, titles, columns, size, row_labels)
     for ax, heat in zip(axs.flat, heats, strict=False):
@@ -253,8 +336,13 @@ def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5, row_labels=N
 def plot_reliability_diagram(tables, ax=None):
     """Draw accuracy over confidence; on the diagonal, predictions of 80 % confidence are correct in 80 % of the cases.
 
-    tables: two of {label: frame, a row a bin, with confidence, accuracy and images}. The area of a mark goes with its
-    images; a second key shows three sizes.
+    Args:
+        tables: Two of {label: frame, a row a bin, with confidence, accuracy and images}. The area of a mark is
+            proportional to its images; a second key shows three sizes.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 5.2))[1]
     ax.plot([0, 1], [0, 1], ":", color="#555555", label="perfectly calibrated")
@@ -282,8 +370,13 @@ def plot_reliability_diagram(tables, ax=None):
 def plot_robustness(curves, columns=4, axs=None):
     """Draw how accuracy falls as images are disturbed more, a panel a kind of disturbance.
 
-    curves: {kind with its unit: Series of accuracy indexed by strength, from none to the strongest}. Returns the array
-    of Axes.
+    Args:
+        curves: {kind with its unit: Series of accuracy indexed by strength, from none to the strongest}.
+        columns (int): Panels a row.
+        axs: Array of Axes to draw into, or None for a new figure.
+
+    Returns:
+        The array of Axes.
     """
     if axs is None:
         columns = min(columns, len(curves))
@@ -302,9 +395,16 @@ def plot_robustness(curves, columns=4, axs=None):
 def plot_embedding(places, images, y, class_names, axis_names=("", ""), ax=None):
     """Show where images lie in two dimensions: a dot each, coloured by class, and the images themselves where they fit.
 
-    places: (n, 2). images: (n, 28, 28) or (n, 28, 28, 1), shown in their order, the later ones only where they cover no
-    other, each framed in its class's colour. y: (n,) classes. axis_names: of the two dimensions; empty where they have
-    no meaning of their own.
+    Args:
+        places: (n, 2) coordinates.
+        images: (n, 28, 28) or (n, 28, 28, 1), each framed in its class's colour; only where it covers no earlier one.
+        y: (n,) classes.
+        class_names: k texts.
+        axis_names: Of the two dimensions; empty where they have no meaning of their own.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(11, 8))[1]
     colors = sns.color_palette("colorblind", len(class_names))  # ten that colour-blind readers tell apart best
@@ -331,7 +431,14 @@ def plot_embedding(places, images, y, class_names, axis_names=("", ""), ax=None)
 def plot_intervals(frame, xlabel, baseline=None, ax=None):
     """Draw a mean and its interval a row, the first row on top. A row whose interval holds the baseline is grey.
 
-    frame: a row a setting, with mean, low and high; low and high may be nan. baseline: a line to compare with, or None.
+    Args:
+        frame: A row a configuration, with mean, low and high; low and high may be nan.
+        xlabel (str): What the numbers are.
+        baseline (float): A line to compare with, or None.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
@@ -356,9 +463,16 @@ def plot_intervals(frame, xlabel, baseline=None, ax=None):
 def plot_effects(frames, metric, axs=None):
     """Draw what each swept parameter does to a metric: a dot a run, and a line through the means.
 
-    frames: {parameter: frame, a row a run, with that column and the metric's}. A parameter of many numbers, as from a
-    random search, is a scatter, on a logarithmic axis where the numbers span more than a factor of ten. Returns the
-    array of Axes.
+    A parameter of many numbers, as from a random search, is a scatter plot, with a logarithmic axis where the numbers
+    span more than a factor of ten.
+
+    Args:
+        frames: {parameter: frame, a row a run, with that column and the metric's}.
+        metric (str): The metric's column.
+        axs: Array of Axes to draw into, or None for a new figure.
+
+    Returns:
+        The array of Axes.
     """
     if axs is None:
         columns = min(4, math.ceil(math.sqrt(len(frames))))
@@ -382,9 +496,17 @@ def plot_effects(frames, metric, axs=None):
 
 
 def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
-    """Draw accuracy over seconds, a dot a setting, with the Pareto front as a line and its settings named.
+    """Draw accuracy over seconds, a dot a configuration, with the Pareto front as a line and its dots named.
 
-    board: frame, a row a setting, with seconds and mean. on_front: (n,) bool, the settings that no other beats in both.
+    Args:
+        board: Frame, a row a configuration, with seconds and mean.
+        on_front: (n,) bool, the configurations that no other beats in both.
+        xlabel (str): Of the seconds.
+        ylabel (str): Of the means.
+        ax: Axes to draw into, or None for a new figure.
+
+    Returns:
+        The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 4.5))[1]
     front = board[on_front].sort_values("seconds")
@@ -408,7 +530,12 @@ def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel
 
 
 def save_figure(axes, path):
-    """Write the figure of `axes` (one Axes or an array of them) as a PNG without a machine's traces."""
+    """Write a figure as a PNG without a machine's traces.
+
+    Args:
+        axes: One Axes of the figure, or an array of them.
+        path: The file; its folder is made.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.ravel(axes)[0].figure.savefig(path, metadata={"Software": None})

@@ -155,7 +155,7 @@ def told(path, model):
     return [str(message.message) for message in messages]
 
 
-def test_a_ground_that_is_not_plain_and_a_doubtful_answer_are_told_and_nothing_else(tmp_path, model):
+def test_warns_of_a_background_that_is_not_plain_and_of_low_confidence_alone(tmp_path, model):
     plain = scene((225, 220, 215), (40, 50, 90))
     plain.save(tmp_path / "plain.png")
     assert told(tmp_path / "plain.png", model) == []
