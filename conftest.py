@@ -23,9 +23,7 @@ if not os.access(os.path.expanduser("~"), os.W_OK):  # Jupyter, IPython and matp
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Compare figures wherever pytest-mpl is installed, and keep the cells of a notebook in one process."""
-    if hasattr(config.option, "mpl"):
-        config.option.mpl = True
+    """Keep the cells of a notebook in one process."""
     if getattr(config.option, "nbval", False) and getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadscope"
 

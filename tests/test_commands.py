@@ -147,8 +147,7 @@ def shipped_names():
     return module.NAMES
 
 
-@pytest.mark.parametrize("mpl", [True, False], ids=["with pytest-mpl", "with requirements.txt alone"])
-def test_nbval_users_settings(mpl, tmp_path):
+def test_nbval_users_settings(tmp_path):
     """Neither colour, width, backend nor a home that cannot be written decide; each notebook stays in one process."""
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -163,7 +162,6 @@ def test_nbval_users_settings(mpl, tmp_path):
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"n{i}.ipynb")
     settings = {"NO_COLOR": "1", "COLUMNS": "60", "MPLBACKEND": "Agg", "HOME": str(tmp_path / "none")}
     command = [sys.executable, "-m", "pytest", "--nbval", "-n", "2", "-q", "-p", "no:cacheprovider", tmp_path]
-    command += [] if mpl else ["-p", "no:pytest_mpl"]
     environment = {**os.environ, **settings}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout
