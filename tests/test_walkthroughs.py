@@ -89,7 +89,7 @@ def told(tmp_path_factory):
     edit(package / "parameters.py", 'AUGMENTATIONS = ("flip", "shift", "erase")', names.rstrip())
 
     metrics, summary = blocks(METRIC)
-    edit(training, 'metrics=["accuracy"],', metrics.rstrip())
+    edit(training, 'metrics=["accuracy"],', metrics.strip().replace(" = ", "=") + ",")
     edit(
         package / "training.py",
         '        "best_epoch": best_epoch,\n',

@@ -51,10 +51,17 @@ def _reference():
 def _benchmark():
     result = _read(RESULTS / "time_to_accuracy.json")
     quick, plain, step = result["quick"], result["plain"], result["step"]
+    series = {
+        f"{name}.{what}": text
+        for name in ("quick", "full")
+        for what, text in {
+            "test": f"{100 * result[name]['test_accuracy_mean']:.2f} %",
+            "seeds": f"{result[name]['seeds'][0]} to {result[name]['seeds'][-1]}",
+            "spread": f"{100 * result[name]['test_accuracy_std']:.2f} points",
+        }.items()
+    }
     return {
-        "quick.test": f"{100 * quick['test_accuracy_mean']:.2f} %",
-        "quick.seeds": f"{quick['seeds'][0]} to {quick['seeds'][-1]}",
-        "quick.spread": f"{100 * quick['test_accuracy_std']:.2f} points",
+        **series,
         "quick.seconds": f"{quick['train_seconds_median']:.0f} s",
         "step.bfloat16": f"{step['mixed_bfloat16']['new_ms']:.1f} ms",
         "step.float32": f"{step['float32']['new_ms']:.1f} ms",
