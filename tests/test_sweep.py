@@ -423,6 +423,16 @@ def test_command_dry_run(trivial, monkeypatch, capsys):
     assert not (trivial / "out").exists()
 
 
+def test_command_of_odd_dask_settings(trivial):
+    """Workers that cannot start are told in one line."""
+    (trivial / "in_the_way").touch()
+    environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(trivial / "in_the_way")}
+    real = command(trivial, sweep_file(trivial), "--output", "out", "--workers", "1", env=environment)
+    _, wrong = real.communicate()
+    assert real.returncode == 1 and "no workers could be started on this machine: " in wrong, wrong
+    assert "Traceback" not in wrong
+
+
 def test_command_missing_file(trivial):
     with pytest.raises(SystemExit, match=r"cannot read the sweep file nowhere\.yaml"):
         sweep.main(["nowhere.yaml"])
