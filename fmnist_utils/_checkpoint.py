@@ -29,7 +29,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     Raises:
         RunError: The file is damaged or belongs to another network.
-        ValueError: The model was compiled with another metric than "accuracy".
+        ValueError: The model was compiled with another metric than "accuracy", or `fit` has no validation_data.
     """
 
     def __init__(self, folder, early_stopping, seed=0):
@@ -85,7 +85,9 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self.start_time  # the last one counts: validation comes after it
 
     def on_epoch_end(self, epoch, logs=None):
-        """Write the file, unless the loss is not a number."""
+        """Write the file, unless the loss is not a number; refuse a training without validation."""
+        if "val_loss" not in logs:
+            raise ValueError("give fit its validation_data: without them no epoch can be chosen")
         logs |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": self.seconds}
         if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
             self.model.stop_training = True

@@ -49,6 +49,12 @@ def _cores():
 for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}.items():
     if os.environ.get(_name, _wanted).lower() not in (_wanted, "", "false"):
         raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or {_wanted!r}")
+    os.environ[_name] = _wanted  # or a user's keras.json decides
+for _name in thread_settings(1):
+    if not os.environ.get(_name, "0").strip():
+        del os.environ[_name]
+    elif not os.environ.get(_name, "0").strip().isdecimal():
+        raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or a whole number")
 if os.environ.get("KERAS_HOME", "").startswith("~"):  # Keras would look in one place and write in another
     os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
 for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(_cores())}.items():

@@ -30,6 +30,7 @@ TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
 NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("*.ipynb")) if re.fullmatch(r"0[1-4]_[a-z_]+", path.stem))
 RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}
 HEADLESS = ("pipeline.py", "sweep.py", "_sweep_file.py", "_sweep_worker.py")  # a change there changes no notebook
+KERNEL = "python3"  # of this Python
 QUIET_KERNEL = ["--log-level=50"]  # its notices are not for the terminal; errors stand in the notebook
 
 
@@ -70,9 +71,35 @@ def defaults(notebook):
 
     Args:
         notebook (str or Path): A path, or the name of one of ours without ".ipynb".
+
+    Raises:
+        ValueError: It is no notebook of Python, or a default is no plain value.
     """
     path = notebook if isinstance(notebook, Path) else FOLDER / f"{notebook}.ipynb"
-    return {name: ast.literal_eval(found["default"]) for name, found in papermill.inspect_notebook(path).items()}
+    values = {}
+    for name, found in papermill.inspect_notebook(_python_notebook(path)).items():
+        try:
+            values[name] = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError, TypeError) as error:
+            raise ValueError(
+                f"{path}: the parameter {name} = {found['default']}: allowed is a plain value such as 5, 'text' or "
+                "[1, 2]; compute from it in a later cell"
+            ) from error
+    return values
+
+
+def _python_notebook(path):
+    """Read a notebook as one of Python, whichever kernel its metadata name, and where they name none."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        language = notebook.metadata.get("kernelspec", {}).get("language", "python")
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise ValueError(f"{path}: cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from error
+    language = notebook.metadata.get("language_info", {}).get("name", language)
+    if language.lower() not in ("python", "ipython"):
+        raise ValueError(f"{path}: the notebook's language is {language}: allowed is Python")
+    notebook.metadata = {"kernelspec": {"name": KERNEL, "display_name": "Python 3", "language": "python"}}
+    return notebook
 
 
 def run_all(values, runs_dir=None):
@@ -161,7 +188,7 @@ def execute_notebook(source, output, parameters, **options):
     """Execute a notebook with papermill, in a kernel of this Python whatever its metadata say, with pictures."""
     os.environ.pop("MPLBACKEND", None)  # or the kernel would draw no pictures
     papermill.execute_notebook(
-        source, output, parameters, kernel_name="python3", extra_arguments=QUIET_KERNEL, **options
+        source, output, parameters, kernel_name=KERNEL, language="python", extra_arguments=QUIET_KERNEL, **options
     )
 
 

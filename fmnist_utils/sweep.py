@@ -196,10 +196,14 @@ def _cluster(workers, scheduler):
             yield client
     else:
         own = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-        with (
-            LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **own) as cluster,
-            Client(cluster) as client,
-        ):
+        try:
+            cluster = LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **own)
+        except (OSError, RuntimeError) as error:  # dask's settings are a user's, such as a folder that is not there
+            raise SweepError(
+                f"no workers could be started on this machine: {error}. Look at dask's own settings: environment "
+                "variables that begin with DASK_, and the files in ~/.config/dask."
+            ) from error
+        with cluster, Client(cluster) as client:
             client.register_plugin(IgnoreInterrupt())
             yield client
 

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import nbformat
 import pytest
+from shipped import shipped
 from test_browser import PATHS, SCREENSHOTS, chromium  # noqa: F401, a fixture
 
 from fmnist_utils import runs
 
 REPOSITORY = "https://github.com/someone/a-copy"
 BOOK = runs.ROOT / "build" / "book"
-SOLUTIONS = sorted((runs.ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+SOLUTIONS = shipped("notebooks/solutions/*.ipynb")
 NAMES = ["index", "README", "TEACHING", *(f"notebooks/{path.stem}" for path in PATHS)]
 NAMES += [f"notebooks/exercises/{path.stem}" for path in SOLUTIONS] + ["search"]
 WIDE = """() => document.scrollingElement.scrollWidth - innerWidth"""

@@ -16,13 +16,14 @@ from contextlib import suppress
 import nbformat
 import pytest
 import requests
+from shipped import shipped
 
 from fmnist_utils import runs
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOTS = runs.ROOT / "build" / "screenshots"
-PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
+PATHS = shipped("notebooks/*.ipynb")
 SHORTER = {"train_size: int = 0": "train_size: int = 12000"}  # 03: a training long enough to see its bar move
 SECONDS = 600  # a notebook's longest time
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

@@ -123,6 +123,7 @@ def test_shipped_leaves_out_a_users_files(repository, tmp_path):
         (tmp_path / folder).mkdir()
     ours = {"notebooks/01_data_exploration.ipynb", "params/quick.yaml", "sweeps/seeds.yaml", "tests/shipped.py"}
     theirs = {"out.ipynb", "notebooks/Untitled.ipynb", "params/mine.yaml", "sweeps/mine.yaml"}
+    theirs |= {"notebooks/01_data_exploration-Copy1.ipynb"}
     for name in ours:
         (tmp_path / name).touch()
     if repository:
@@ -134,9 +135,25 @@ def test_shipped_leaves_out_a_users_files(repository, tmp_path):
     assert {str(path.relative_to(tmp_path)) for path in found} == ours
 
 
+def test_tests_leave_out_a_users_files(tmp_path):
+    """In an unpacked archive with files of a user's own, the tests of files are those of the project's files."""
+    skip = shutil.ignore_patterns(".*", "runs", "build", "reference", "results", "__pycache__", "*.egg-info", "shared")
+    shutil.copytree(ROOT, tmp_path / "project", ignore=skip)
+    files = [f"tests/test_{name}.py" for name in ("notebooks", "notebook_style", "parameters", "floors")]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    options = {"cwd": tmp_path / "project", "env": {**os.environ, "PYTHONPATH": str(tmp_path / "project")}}
+    before = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", **options).stdout
+    for name, source in (("notebooks/Untitled", "02_model"), ("notebooks/02_model-Copy1", "02_model")):
+        shutil.copy(ROOT / "notebooks" / f"{source}.ipynb", tmp_path / "project" / f"{name}.ipynb")
+    (tmp_path / "project" / "params" / "mine.yaml").write_text("epochs: 1\n", encoding="utf-8")
+    after = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", **options).stdout
+    listed = [[line for line in told.splitlines() if "::" in line] for told in (before, after)]
+    assert len(listed[0]) > 100 and listed[0] == listed[1]
+
+
 def test_shipped_names_without_repository():
     """The names that serve in an unpacked archive are those of the repository."""
-    for pattern in ("notebooks/*.ipynb", "notebooks/solutions/*.ipynb", "params/*.yaml", "sweeps/*.yaml"):
+    for pattern in ("notebooks/*.ipynb", "notebooks/*/*.ipynb", "params/*.yaml", "sweeps/*.yaml"):
         listed = {path for name in shipped_names() for path in ROOT.glob(name)}
         assert set(shipped(pattern)) <= listed, "add the new file to NAMES in tests/shipped.py"
 

@@ -5,12 +5,13 @@ import re
 import nbformat
 import numpy as np
 import pytest
+from shipped import shipped
 
 from fmnist_utils import lesson, runs
 from fmnist_utils._files import read_yaml
 
 QUESTIONS = read_yaml(lesson.ANSWERS)["self_checks"]
-PATHS = sorted((runs.ROOT / "notebooks").glob("*.ipynb"))
+PATHS = shipped("notebooks/*.ipynb")
 TEACHING = [
     line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text(encoding="utf-8").splitlines()
 ]

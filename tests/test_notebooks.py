@@ -11,12 +11,13 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from shipped import shipped
 
 from fmnist_utils import comparison, parameters, pipeline, runs
 
 FOLDER = runs.ROOT / "notebooks"
-PATHS = sorted(FOLDER.glob("*.ipynb"))
-SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
+PATHS = shipped("notebooks/*.ipynb")
+SOLUTIONS = shipped("notebooks/solutions/*.ipynb")
 FORBIDDEN = {
     "an absolute path": r"(?<![\w.])/(?:home|root|tmp|usr|work|mnt|Users|opt|var)/|[A-Z]:\\\\",
     "a time": r"\b\d+(?:\.\d+)? ?(?:s|ms|seconds|minutes)\b|\b\d+:\d\d\b|\b20\d\d-\d\d-\d\d",
@@ -114,7 +115,7 @@ def test_quick_parameters_are_the_defaults_of_03():
     assert quick.items() <= defaults.items(), "params/quick.yaml holds nothing that differs from notebook 03"
 
 
-@pytest.mark.parametrize("file", sorted((runs.ROOT / "params").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", shipped("params/*.yaml"), ids=lambda file: file.stem)
 def test_parameter_file_holds_only_what_differs_from_03(file):
     values, defaults = yaml.safe_load(file.read_text(encoding="utf-8")), pipeline.defaults(pipeline.TRAINING)
     same = {name for name, value in values.items() if name != "run_name" and defaults.get(name) == value}
@@ -230,7 +231,7 @@ def test_reference_run_is_complete_and_small():
 
 def test_solutions_belong_to_the_notebooks():
     assert {path.stem for path in SOLUTIONS} == {path.stem for path in PATHS} | {"find_the_leak"}
-    assert {path.name for path in (FOLDER / "exercises").glob("*.ipynb")} == {path.name for path in SOLUTIONS}
+    assert {path.name for path in shipped("notebooks/exercises/*.ipynb")} == {path.name for path in SOLUTIONS}
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pillow_heif import from_pillow
+from shipped import shipped
 
 from fmnist_utils import data, evaluation, photo, runs
 
-PHOTOS = sorted((runs.ROOT / "lessons" / "photos").glob("*.png"))
+PHOTOS = shipped("lessons/photos/*.png")
 
 
 def saved(folder, grey, name="photo.png", **options):

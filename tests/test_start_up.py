@@ -31,9 +31,8 @@ NAMES = ("TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_tens
 
 def start(tmp_path, code=PROBE, **wanted):
     """Run code in a process whose user has a keras.json that does not fit; return what it wrote."""
-    (tmp_path / "keras.json").write_text(
-        '{"floatx": "float16", "image_data_format": "channels_first"}', encoding="utf-8"
-    )
+    settings = {"floatx": "float16", "image_data_format": "channels_first", "backend": "jax"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     environment |= {"KERAS_HOME": str(tmp_path), **wanted}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
@@ -49,6 +48,13 @@ def test_start_defaults(tmp_path):
     assert found["output"] == "float32"
 
 
+def test_start_empty_settings(tmp_path):
+    """An empty variable is as good as none."""
+    empty = dict.fromkeys(("KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_tensorflow.thread_settings(1)), "")
+    found = json.loads(start(tmp_path, **empty).stdout)
+    assert found["threads"] == found["of the cores"]
+
+
 def test_start_user_settings(tmp_path):
     wanted = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "3"}
     done = start(tmp_path, **wanted)
@@ -57,8 +63,12 @@ def test_start_user_settings(tmp_path):
     assert not (found["onednn"] and INTEL)
 
 
-@pytest.mark.parametrize("setting", [{"KERAS_BACKEND": "torch"}, {"TF_USE_LEGACY_KERAS": "1"}], ids=str)
-def test_start_other_keras(setting, tmp_path):
+@pytest.mark.parametrize(
+    "setting",
+    [{"KERAS_BACKEND": "torch"}, {"TF_USE_LEGACY_KERAS": "1"}, {"TF_NUM_INTRAOP_THREADS": "auto"}],
+    ids=str,
+)
+def test_start_refused_setting(setting, tmp_path):
     """One line that names the setting, before TensorFlow is imported."""
     ((name, value),) = setting.items()
     last = start(tmp_path, "import fmnist_utils._tensorflow", **setting).stderr.splitlines()[-1]

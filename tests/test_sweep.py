@@ -206,6 +206,39 @@ def test_notebook_with_parameters_of_its_own(trivial):
     assert sweep.estimate(base, overrides, pipeline.defaults(notebook), 1) is None
 
 
+@pytest.mark.parametrize("metadata", [{}, {"kernelspec": {"name": "myenv", "display_name": "My env"}}], ids=str)
+def test_notebook_without_a_language(metadata, trivial):
+    """It is one of Python, and runs on this Python's kernel."""
+    notebook = nbformat.read("trivial.ipynb", as_version=4)
+    notebook.metadata = metadata
+    nbformat.write(notebook, "trivial.ipynb")
+    result, _ = swept(trivial, seeds=[1])
+    assert set(result.values()) == {""}
+
+
+@pytest.mark.parametrize(
+    ("head", "metadata", "message"),
+    [(f"{HEAD}\nwidth: int = 2 * 3", {}, r"the parameter width = 2 \* 3: allowed is a plain value"),
+     (HEAD, {"language_info": {"name": "R"}}, "the notebook's language is R: allowed is Python")],
+    ids=["no plain value", "another language"],
+)  # fmt: skip
+def test_notebook_that_cannot_be_read(head, metadata, message, trivial):
+    notebook = nbformat.read("trivial.ipynb", as_version=4)
+    notebook.cells[0].source = head
+    notebook.metadata = metadata
+    nbformat.write(notebook, "trivial.ipynb")
+    with pytest.raises(ValueError, match=message):
+        names(trivial)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": ['])
+def test_file_that_is_no_notebook(text, trivial):
+    (trivial / "trivial.ipynb").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"trivial\.ipynb: cannot be read as a notebook") as caught:
+        names(trivial)
+    assert "\n" not in str(caught.value)
+
+
 def test_estimate(monkeypatch):
     """The reference run's seconds, by images, epochs, work and workers."""
     defaults = pipeline.defaults(pipeline.TRAINING)
@@ -388,6 +421,16 @@ def test_command_dry_run(trivial, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert f"2 runs of trivial.ipynb, into {trivial / 'out'}\n" in shown and "what = raise" in shown
     assert not (trivial / "out").exists()
+
+
+def test_command_of_odd_dask_settings(trivial):
+    """Workers that cannot start are told in one line."""
+    (trivial / "in_the_way").touch()
+    environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(trivial / "in_the_way")}
+    real = command(trivial, sweep_file(trivial), "--output", "out", "--workers", "1", env=environment)
+    _, wrong = real.communicate()
+    assert real.returncode == 1 and "no workers could be started on this machine: " in wrong, wrong
+    assert "Traceback" not in wrong
 
 
 def test_command_missing_file(trivial):

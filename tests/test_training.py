@@ -218,6 +218,13 @@ def test_model_without_the_metric_accuracy(images, tmp_path, metrics):
     assert not list(tmp_path.iterdir())
 
 
+def test_training_without_validation():
+    """It is refused by name, not by a missing key."""
+    checkpoint = training.Checkpoint(None, callbacks.EarlyStopping("val_loss"))
+    with pytest.raises(ValueError, match="give fit its validation_data"):
+        checkpoint.on_epoch_end(0, {"loss": 1.0, "accuracy": 0.5})
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_training_summary_of_the_kept_epoch(precision):
     columns = {"val_accuracy": [0.8, 0.9, 0.85], "val_loss": [0.5, 0.3, 0.4], "loss": [3, 2, 1]}
