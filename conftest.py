@@ -15,6 +15,8 @@ pytest_plugins = ["figures"]  # under nbval, each figure is compared with the st
 
 _folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-")
 os.environ |= {"FMNIST_RUNS_DIR": _folder.name, "FMNIST_DEFAULT_RUN": "reference", "COLUMNS": "80"}
+os.environ["MATPLOTLIBRC"] = os.path.join(_folder.name, "matplotlibrc")  # an empty one, not a user's
+Path(os.environ["MATPLOTLIBRC"]).touch()
 for _name in ("JPY_SESSION_NAME", "MPLBACKEND", "NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
     os.environ.pop(_name, None)
 if not os.access(os.path.expanduser("~"), os.W_OK):  # Jupyter, IPython and matplotlib want to write there
