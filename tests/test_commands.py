@@ -189,5 +189,5 @@ def test_nbval_users_settings(tmp_path):
 SHOW = """import os
 import matplotlib
 names = ("COLUMNS", "NO_COLOR")
-print(*map(os.environ.get, names), "inline" in os.environ["MPLBACKEND"], os.access(os.environ["HOME"], os.W_OK), end=" ")
-print(matplotlib.rcParams["font.size"])"""
+print(*map(os.environ.get, names), "inline" in os.environ["MPLBACKEND"], end=" ")
+print(os.access(os.environ["HOME"], os.W_OK), matplotlib.rcParams["font.size"])"""
