@@ -29,7 +29,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     Raises:
         RunError: The file is damaged or belongs to another network.
-        ValueError: The model was compiled with another metric than "accuracy", or `fit` has no validation_data.
+        ValueError: The model was compiled without the metric "accuracy", or `fit` has no validation_data.
     """
 
     def __init__(self, folder, early_stopping, seed=0):

@@ -3,7 +3,7 @@
 import re
 
 SCHEDULES = ("one_cycle", "cosine", "constant")
-AUGMENTATIONS = ("flip", "shift", "erase")  # the functions are in augmentation.py, under the same names
+AUGMENTATIONS = ("flip", "shift", "erase")  # keys of the table of the same name in augmentation.py
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 DOWNSAMPLINGS = ("max", "average", "stride")
 POOLING_HEADS = ("average", "max", "flatten")

@@ -29,7 +29,8 @@ FOLDER = runs.ROOT / "notebooks"
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
 NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("*.ipynb")) if re.fullmatch(r"0[1-4]_[a-z_]+", path.stem))
 RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}
-HEADLESS = ("pipeline.py", "sweep.py", "_sweep_file.py", "_sweep_worker.py")  # a change there changes no notebook
+# a change there changes no notebook
+HEADLESS = ("pipeline.py", "sweep.py", "_sweep_file.py", "_sweep_worker.py", "_recipe.py")
 KERNEL = "python3"  # of this Python
 QUIET_KERNEL = ["--log-level=50"]  # its notices are not for the terminal; errors stand in the notebook
 
@@ -193,11 +194,11 @@ def execute_notebook(source, output, parameters, **options):
 
 
 class _EpochLines:
-    """A text stream that shows only the lines of training epochs, without tearing the progress bar."""
+    """A text stream that shows only what a training tells, without tearing the progress bar."""
 
     def write(self, text):
         for line in text.splitlines():
-            if re.match(r"epoch +\d+/|going on |the code that trains ", line):
+            if re.match(r"epoch +\d+/|going on |the code that trains |the loss is not a number ", line):
                 tqdm.write(f"      {line}")
 
     def flush(self):

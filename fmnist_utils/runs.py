@@ -8,8 +8,12 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
     validation.npz     index, label and probability of each validation image
     environment.json   versions, processor, threads, commit, hash of the code that trains
     metrics.json       val_accuracy, val_loss, best_epoch, epochs_run, train_seconds, images_per_second, ...
-    test.npz, test_metrics.json   by 04: the same for the test images
-    figures/, notebooks/          by 04, and by runs without a person watching
+    figures/           learning curves by 03; confusion matrix, scores of each class and galleries by 04
+    test.npz           by 04: label and probability of each test image
+    test_metrics.json  by 04: test_accuracy with its 95 % interval, test_loss
+    notebooks/, report.html   by the headless pipeline: the executed notebooks, and all of them as one page
+    .work/             while it trains: the checkpoint, and files that are not whole yet
+    .lock              so that one process at a time writes
 """
 
 import json
@@ -197,7 +201,17 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
 
 
 def read_history(run: Run) -> pd.DataFrame:
-    """Return the run's history.csv: a row an epoch, with loss, accuracy, val_loss, val_accuracy."""
+    """Return the run's history.csv.
+
+    Args:
+        run: A complete run.
+
+    Returns:
+        A row an epoch, counted from 1: loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
+
+    Raises:
+        RunError: The file is damaged.
+    """
     with run_file_errors(run.folder / HISTORY):
         return pd.read_csv(run.folder / HISTORY, index_col="epoch", encoding=UTF8)
 
@@ -216,16 +230,31 @@ def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.n
         RunError: The file is damaged, or notebook 04 has not evaluated the run yet.
     """
     path = run.folder / name
-    if name == TEST and not path.exists():
-        raise RunError(
-            f"the run {run.name!r} has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
-        )
+    if name == TEST:
+        _refuse_unevaluated(run, name)
     with run_file_errors(path), np.load(path) as arrays:
         index = arrays["index"] if "index" in arrays else np.arange(len(arrays["label"]))
         return index, arrays["label"], arrays["probability"]
 
 
+def _refuse_unevaluated(run, name):
+    if not (run.folder / name).exists():
+        raise RunError(
+            f"the run {run.name!r} has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
+        )
+
+
 def read_metrics(run: Run, name: str = METRICS) -> dict:
-    """Return the run's metrics.json (or another JSON file of its) as a dict."""
+    """Return one of the run's JSON files as a dict.
+
+    Args:
+        run: A complete run.
+        name: `METRICS`, `ENVIRONMENT`, or `TEST_METRICS` once notebook 04 has evaluated the run.
+
+    Raises:
+        RunError: The file is damaged, or notebook 04 has not evaluated the run yet.
+    """
+    if name == TEST_METRICS:
+        _refuse_unevaluated(run, name)
     with run_file_errors(run.folder / name):
         return json.loads((run.folder / name).read_text(encoding=UTF8))

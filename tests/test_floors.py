@@ -112,3 +112,9 @@ def test_text_is_utf8(path):
     """An 8-bit code page, as on Windows, must not decide: say encoding="utf-8", for a subprocess in place of text."""
     lines = list(in_locale_encoding(ast.parse(path.read_text(encoding="utf-8"))))
     assert not lines, f"{path.relative_to(ROOT)}: no encoding in the lines {lines}"
+
+
+def test_headless_modules_are_left_out_of_what_notebooks_depend_on():
+    from fmnist_utils import pipeline
+
+    assert {name.removesuffix(".py") for name in pipeline.HEADLESS} == HEADLESS, "name a new tool in both"

@@ -242,3 +242,10 @@ def test_tiny_run_other_parameters(tiny_run, monkeypatch, tmp_path):
         call_main(monkeypatch, parameter_file(tmp_path, TINY + "seed: 1\n"), "--runs-dir", home)
     assert (home / "tiny" / runs.METRICS).read_bytes() == before
     assert json.loads(before)["seed"] == 0
+
+
+def test_terminal_hears_of_a_training_that_fails(capsys):
+    lines = pipeline._EpochLines()
+    lines.write("the loss is not a number in epoch 2: training ends\nsomething else\nepoch 1/6 loss 0.9\n")
+    shown = capsys.readouterr().out
+    assert "the loss is not a number in epoch 2" in shown and "epoch 1/6" in shown and "something" not in shown

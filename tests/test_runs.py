@@ -444,6 +444,8 @@ def test_evaluation_saved(tmp_path):
     run = make("tiny")
     with pytest.raises(runs.RunError, match="has not been evaluated yet: run 04_evaluation"):
         runs.read_predictions(run, runs.TEST)
+    with pytest.raises(runs.RunError, match="has not been evaluated yet: run 04_evaluation"):
+        runs.read_metrics(run, runs.TEST_METRICS)
     runs.save_evaluation(run, np.array([3, 1]), np.eye(2), {"test_accuracy": 0.5})
     index, y, y_prob = runs.read_predictions(run, runs.TEST)
     assert list(index) == [0, 1] and list(y) == [3, 1] and np.array_equal(y_prob, np.eye(2))
