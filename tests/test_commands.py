@@ -175,7 +175,7 @@ def test_nbval_users_settings(mpl, tmp_path):
         cells = [nbformat.v4.new_code_cell(source) for source in (SHOW, "y = 1", "y + 1")]
         for count, cell in enumerate(cells, start=1):
             cell.execution_count = count
-        cells[0].outputs = [nbformat.v4.new_output("stream", text="80 None True True 10.0\n")]
+        cells[0].outputs = [nbformat.v4.new_output("stream", text="80 None True True\n10.0\n")]
         cells[2].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=3)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"n{i}.ipynb")
     (tmp_path / "matplotlibrc_of_the_user").write_text("font.size: 33\n", encoding="utf-8")
@@ -191,5 +191,5 @@ def test_nbval_users_settings(mpl, tmp_path):
 SHOW = """import os
 import matplotlib
 names = ("COLUMNS", "NO_COLOR")
-print(*map(os.environ.get, names), "inline" in os.environ["MPLBACKEND"], os.access(os.environ["HOME"], os.W_OK), end=" ")
+print(*map(os.environ.get, names), "inline" in os.environ["MPLBACKEND"], os.access(os.environ["HOME"], os.W_OK))
 print(matplotlib.rcParams["font.size"])"""
