@@ -446,7 +446,7 @@ def test_command_interrupted(trivial):
     first = command(trivial, *words)
     wait_for_a_run(trivial / "out", first)
     os.killpg(first.pid, signal.SIGINT)
-    _, wrong = first.communicate(timeout=60)
+    _, wrong = first.communicate(timeout=600)
     assert first.returncode == 1 and "Stopped. Finished runs are kept" in wrong and "Traceback" not in wrong
     marker.touch()
     second = command(trivial, *words)
