@@ -54,6 +54,26 @@ def read_yaml(path):
     return yaml.safe_load(Path(path).read_text(encoding=UTF8))
 
 
+def read_mapping(path, kind, example):
+    """Return the content of a user's YAML file, a dict.
+
+    Args:
+        path (str or Path): The file.
+        kind (str): What it is called in messages.
+        example (str): A line that such a file may hold.
+
+    Raises:
+        ValueError: It cannot be read, or holds no mapping.
+    """
+    try:
+        content = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the {kind} {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"the {kind} {path} must hold lines such as `{example}`")
+    return content
+
+
 @contextmanager
 def run_file_errors(path):
     """Turn whatever a damaged or foreign file of a run makes its reader raise into a RunError that names the file."""

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import yaml
 
 from fmnist_utils import pipeline, runs
 from fmnist_utils._environment import code_hash
-from fmnist_utils._files import read_yaml
+from fmnist_utils._files import read_mapping
 from fmnist_utils.parameters import PARAMETERS, check_parameters, removed_hint
 
 KEYS = ("notebook", "base", "variants", "grid", "random", "seeds")
@@ -33,7 +32,7 @@ def read_sweep(path):
         ValueError: One line, for a file that is no YAML mapping, an unknown key or parameter, an empty or doubled list,
             a notebook that cannot be swept, a value that it would refuse, and two runs that are the same.
     """
-    content = _read_mapping(path)
+    content = read_mapping(path, "sweep file", "notebook: notebooks/03_training.ipynb")
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
         raise ValueError(f"{path}: unknown key {', '.join(unknown)}. There are: {', '.join(KEYS)}")
     notebook = Path(str(content.get("notebook"))).expanduser()
@@ -56,16 +55,6 @@ def read_sweep(path):
             raise ValueError(f"{path}: the same run twice, with {descriptions[name]} and with {describe(changes)}")
         overrides[name], descriptions[name] = {n: params[n] for n in changes}, describe(changes)
     return notebook, base, overrides
-
-
-def _read_mapping(path):
-    try:
-        content = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the sweep file {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"the sweep file {path} must hold lines such as `notebook: notebooks/03_training.ipynb`")
-    return content
 
 
 def _code_cells(notebook):

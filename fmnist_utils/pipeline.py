@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from fmnist_utils import runs
 from fmnist_utils._environment import all_modules, code_hash
-from fmnist_utils._files import UTF8, RunError, read_yaml, write_text
+from fmnist_utils._files import UTF8, RunError, read_mapping, write_text
 from fmnist_utils.parameters import check_parameters, removed_hint
 
 FOLDER = runs.ROOT / "notebooks"
@@ -51,12 +50,7 @@ def read_parameters(path, extra=()):
     path = Path(path).expanduser()
     if not path.name:
         raise ValueError("no parameter file is named: give one such as params/quick.yaml")
-    try:
-        values = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the parameter file {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"the parameter file {path} must hold lines such as `epochs: 5`")
+    values = read_mapping(path, "parameter file", "epochs: 5")
     known = {name for notebook in NOTEBOOKS for name in defaults(notebook)} | set(extra)
     if unknown := sorted(map(str, values.keys() - known)):
         raise ValueError(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (  # where there is no repository, as in an unpacked archive
-    "notebooks/0[1-7]_*[a-z].ipynb",
-    "notebooks/solutions/0[1-7]_*[a-z].ipynb", "notebooks/solutions/find_the_leak.ipynb",
-    "notebooks/exercises/0[1-7]_*[a-z].ipynb", "notebooks/exercises/find_the_leak.ipynb",
+    "notebooks/[0-9][0-9]_*[a-z].ipynb",
+    "notebooks/solutions/[0-9][0-9]_*[a-z].ipynb", "notebooks/solutions/find_the_leak.ipynb",
+    "notebooks/exercises/[0-9][0-9]_*[a-z].ipynb", "notebooks/exercises/find_the_leak.ipynb",
     "params/full.yaml", "params/quick.yaml", "params/record.yaml", "lessons/*/*.*", "fmnist_utils/*.py",
     "sweeps/ablation.yaml", "sweeps/learning_rate.yaml", "sweeps/seeds.yaml",
     "tests/*.py", "tools/*.py", "benchmarks/*.py", "conftest.py",

@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import nbformat
 import pytest
+import shipped
 from shipped import ROOT
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -131,3 +133,6 @@ def test_notebooks_are_listed_nowhere_but_in_their_folder():
     """So that a new one needs no line in a tool, a module or the Makefile."""
     for path in [*ROOT.glob("tools/*.py"), *ROOT.glob("fmnist_utils/*.py"), ROOT / "Makefile", ROOT / "book/conf.py"]:
         assert "07_beyond" not in path.read_text(encoding="utf-8"), path
+    assert any(fnmatch("notebooks/08_new_topic.ipynb", pattern) for pattern in shipped.NAMES)
+    patterns = re.findall(r"--nbval (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert any(fnmatch("notebooks/08_new_topic.ipynb", pattern) for pattern in patterns), patterns

@@ -44,6 +44,8 @@ def _reference():
         "reference.training": f"{metrics['train_seconds']:.0f} s, {metrics['epochs_run']} epochs",
         "reference.validation": f"{100 * metrics['val_accuracy']:.2f} %",
         "reference.test": f"{100 * test['test_accuracy']:.2f} % ({low} to {high} %)",
+        "memory": f"{max(_read(RESULTS / 'peak_memory.json')['gigabytes'].values()):.2f} GB",
+        "record.test": f"{100 * _read(RESULTS / 'record-0' / runs.TEST_METRICS)['test_accuracy']:.2f} %",
         "reference.parameters": f"{metrics['model_parameters']:,}",
     }
 
