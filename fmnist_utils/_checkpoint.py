@@ -28,7 +28,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         seed (int): Of dropout, whose random numbers come from (seed, epoch).
 
     Raises:
-        RunError: The file is damaged or belongs to another network.
+        RunError: The file is damaged, or belongs to another network, optimizer or loss.
         ValueError: The model was compiled without the metric "accuracy", or `fit` has no validation_data.
     """
 
@@ -49,6 +49,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Give model, optimizer, early stopping and history back what an earlier training had reached."""
+        self.compiled = _compiled(self.model)
         if self._arrays:
             with _checkpoint_errors(self.path):
                 self._restore()
@@ -56,6 +57,8 @@ class Checkpoint(tf.keras.callbacks.Callback):
             print(f"going on after epoch {done}, which an earlier training had finished")
 
     def _restore(self):
+        if self.state.get("compiled") != self.compiled:
+            raise ValueError("it was made with another optimizer or loss")
         self.model.optimizer.build(self.model.trainable_variables)
         weights = len(self.model.weights)
         self.model.set_weights([self._arrays[f"weight{i}"] for i in range(weights)])
@@ -100,7 +103,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         stopping = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING_STATE}
         stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         next_epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
-        self.state = {"next_epoch": next_epoch, "history": history, **stopping}
+        self.state = {"next_epoch": next_epoch, "history": history, "compiled": self.compiled, **stopping}
         if self.path:
             self._save()
 
@@ -117,11 +120,18 @@ class Checkpoint(tf.keras.callbacks.Callback):
             np.savez(file, state=np.array(json.dumps(self.state)), **arrays)
 
 
+def _compiled(model):
+    """Describe optimizer and loss; not the optimizer's name, in which Keras counts."""
+    compiled = model.get_compile_config()
+    del compiled["optimizer"]["config"]["name"]
+    return json.dumps([compiled["optimizer"], compiled["loss"]], sort_keys=True, default=str)
+
+
 @contextmanager
 def _checkpoint_errors(path):
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(
-            f"the checkpoint {path} is damaged or belongs to another network ({error}). Delete it to train afresh."
+            f"the checkpoint {path} is damaged or belongs to another training ({error}). Delete it to train afresh."
         ) from error

@@ -15,14 +15,14 @@ TRAINING_MODULES = (
 )  # fmt: skip
 
 
-def code_hash(modules=TRAINING_MODULES):
-    """Return a hash of the package's modules of these file names; by default of all that a training depends on."""
-    return hashlib.sha256(b"\0".join((PACKAGE / name).read_bytes() for name in sorted(modules))).hexdigest()
+def code_hash(files=TRAINING_MODULES):
+    """Return a hash of the package's files of these names; by default of all that a training depends on."""
+    return hashlib.sha256(b"\0".join((PACKAGE / name).read_bytes() for name in sorted(files))).hexdigest()
 
 
-def all_modules():
-    """Return the file names of all modules of the package."""
-    return [path.name for path in PACKAGE.glob("*.py")]
+def all_files():
+    """Return the names of the package's files: modules, the style of figures, the questions."""
+    return [path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".mplstyle", ".yaml")]
 
 
 def environment():
@@ -36,15 +36,16 @@ def environment():
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "threads": _threads("INTRA") * _threads("INTER"),
+        "threads": _threads(),
         "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus],
         "code_hash": code_hash(),
         **_commit(),
     }
 
 
-def _threads(kind):
-    return int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) or os.cpu_count()
+def _threads():
+    within, beside = (int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) for kind in ("INTRA", "INTER"))
+    return within * beside or os.cpu_count()  # 0: TensorFlow takes as many as there are cores
 
 
 def _version(package):

@@ -78,6 +78,7 @@ def project_path(path):
 
 
 def cannot_write(folder, error):
+    """Make the RunError of a folder that the system refuses to write, from its OSError."""
     return RunError(
         f"cannot write the run folder {folder}: {error}. Choose another folder in the parameter runs_dir or in the "
         "environment variable FMNIST_RUNS_DIR, or make room."
@@ -85,6 +86,7 @@ def cannot_write(folder, error):
 
 
 def acquire_lock(folder):
+    """Lock a run folder, which is made; a RunError where another process holds it. Returns the FileLock."""
     try:
         (folder / ".work").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
@@ -100,6 +102,7 @@ def acquire_lock(folder):
 
 
 def refuse_other_parameters(run):
+    """Raise a RunError where the folder holds a run, complete or not, of other parameters."""
     for path in (run.work_dir / PARAMS, run.folder / PARAMS):
         if not path.exists():
             continue
@@ -118,6 +121,7 @@ def refuse_other_parameters(run):
 
 
 def drop_checkpoint_of_other_code(run):
+    """Delete the checkpoint of an interrupted training where the code that trains has changed since, and say so."""
     if not (run.work_dir / CHECKPOINT).exists():
         return
     old = None
@@ -143,12 +147,13 @@ def commit(run):
 
 
 def newest(parent):
+    """Return the name of the complete run that was finished last in the folder of all runs, else the reference's."""
     complete = sorted(parent.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime)
     return complete[-1].parent.name if complete else REFERENCE.name
 
 
 def copy_reference(folder):
-    """Copy the files' contents alone: a project that cannot be written would hand its read-only modes down."""
+    """Copy the reference run into a folder."""
     if not REFERENCE.is_dir():  # where only the package is installed
         return
     try:
@@ -156,7 +161,7 @@ def copy_reference(folder):
         sources = [path for path in REFERENCE.iterdir() if path.is_file()]
         for source in sorted(sources, key=lambda path: path.name == METRICS):  # metrics last: it makes a run complete
             with atomic_write(folder / source.name) as temporary:
-                shutil.copyfile(source, temporary)
+                shutil.copyfile(source, temporary)  # without its modes, which in a shared project may be read-only
         times = (REFERENCE / METRICS).stat()
         os.utime(folder / METRICS, (times.st_atime, times.st_mtime))  # or it would seem the newest run
     except OSError as error:

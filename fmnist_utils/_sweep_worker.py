@@ -16,7 +16,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from fmnist_utils import data, pipeline, runs
-from fmnist_utils._environment import all_modules, code_hash
+from fmnist_utils._environment import all_files, code_hash
 from fmnist_utils._tensorflow import thread_settings
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
@@ -100,7 +100,7 @@ def _zipped(folder):
 def worker_info():
     """Return what runs on a worker depend on: its host, cores, and the versions that must be the same everywhere."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    versions["package"] = code_hash(all_modules())
+    versions["package"] = code_hash(all_files())
     return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": versions}
 
 

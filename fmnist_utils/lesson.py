@@ -1,6 +1,6 @@
 """Check a learner's guess, or the answer to an exercise, without giving the right one away.
 
-answers.yaml, beside this file, holds the questions: the choices, and a digest in place of the right answer.
+questions.yaml, beside this file, holds the questions: the choices, and a digest in place of the right answer.
 `python -m fmnist_utils.lesson QUESTION ANSWER` prints the digest of a new one.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from fmnist_utils._files import read_yaml
 
-ANSWERS = Path(__file__).with_name("answers.yaml")
+QUESTIONS = Path(__file__).with_name("questions.yaml")
 
 
 def digest(question: str, answer) -> str:
-    """Return what stands in answers.yaml in place of an answer.
+    """Return what stands in questions.yaml in place of an answer.
 
     Args:
         question: Its name, say "duplicates".
@@ -29,10 +29,10 @@ def self_check(question: str, guess: str):
     """Say whether a guess is right, before the cell that shows it.
 
     Args:
-        question: Its name in answers.yaml.
+        question: Its name in questions.yaml.
         guess: What the learner chose; "" for nothing yet, which prints the choices.
     """
-    known = read_yaml(ANSWERS)["self_checks"][question]
+    known = read_yaml(QUESTIONS)["self_checks"][question]
     choices = ", ".join(known["choices"])
     if not _normalise(guess):
         print(f"No guess yet. Choose one of: {choices}.")
@@ -48,13 +48,13 @@ def check_answer(question: str, answer):
     """Print "right" when the answer to an exercise is.
 
     Args:
-        question: Its name in answers.yaml, where `decimals` says how many of a number's count.
+        question: Its name in questions.yaml, where `decimals` says how many of a number's count.
         answer: See `digest`; `...` where nothing was written.
 
     Raises:
         AssertionError: The answer is missing or wrong.
     """
-    known = read_yaml(ANSWERS)["exercises"][question]
+    known = read_yaml(QUESTIONS)["exercises"][question]
     answer = answer.tolist() if isinstance(answer, np.generic | np.ndarray) else answer
     if answer in (..., None) or (isinstance(answer, list | tuple) and ... in answer):
         raise AssertionError("write your answer above and run its cell first")

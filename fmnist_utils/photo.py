@@ -32,7 +32,7 @@ def prepare_photo(path):
         path: A file of FORMATS.
 
     Returns:
-        {step: (h, w) uint8}: "grey" (0 is white), "background 0", "trimmed" to the garment, and "28 × 28", its longer
+        {step: (h, w) uint8}: "grey" (0 is white), "background removed", "trimmed" to the garment, and "28 × 28", its longer
         side 28, in the middle.
 
     Raises:
@@ -42,7 +42,7 @@ def prepare_photo(path):
     grey = 255 - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if grey.shape == IMAGE_SHAPE[:2]:
         ready = grey if np.median(grey[::27, ::27]) < 128 else 255 - grey  # the data set's corners are 0
-        return dict.fromkeys(("grey", "background 0", "trimmed", "28 × 28"), ready)
+        return dict.fromkeys(("grey", "background removed", "trimmed", "28 × 28"), ready)
     garment = _find_garment(path, picture) if cut_out is None else cut_out
     rows, columns = (np.flatnonzero(garment.mean(axis=axis) > 0.02) for axis in (1, 0))
     if not (len(rows) and len(columns)):
@@ -55,7 +55,7 @@ def prepare_photo(path):
     trimmed = garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     size = [max(1, round(IMAGE_SHAPE[0] * side / max(trimmed.shape))) for side in trimmed.shape[::-1]]
     small = ImageOps.pad(Image.fromarray(trimmed).resize(size, Image.Resampling.BOX), IMAGE_SHAPE[:2], color=0)
-    return {"grey": grey, "background 0": garment_high, "trimmed": trimmed, "28 × 28": np.asarray(small)}
+    return {"grey": grey, "background removed": garment_high, "trimmed": trimmed, "28 × 28": np.asarray(small)}
 
 
 def predict_photo(path, model):

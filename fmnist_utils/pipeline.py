@@ -20,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import runs
-from fmnist_utils._environment import all_modules, code_hash
+from fmnist_utils._environment import all_files, code_hash
 from fmnist_utils._files import UTF8, RunError, read_mapping, write_text
 from fmnist_utils.parameters import check_parameters, removed_hint
 
@@ -157,7 +157,7 @@ def why_to_run(notebook, parameters, output, folder):
 
 def _code_of(notebook):
     """Return a hash of the code that a notebook depends on: 03 on what trains, others on all but the headless tools."""
-    return code_hash() if notebook == TRAINING else code_hash(set(all_modules()) - set(HEADLESS))
+    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - set(HEADLESS))
 
 
 def _sources(notebook):

@@ -10,6 +10,7 @@ from IPython import get_ipython
 from matplotlib.colors import to_rgba
 
 CORRECT_COLOR, WRONG_COLOR, NEUTRAL_COLOR = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
+REFERENCE_LINE = {"color": "#555555", "linestyle": ":"}
 
 
 def use_style():
@@ -149,7 +150,7 @@ def plot_learning_curves(history, best_epoch=None, axs=None):
         ax.plot(history.index, history[name], "o-", label="training")
         ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
         if best_epoch:
-            ax.axvline(best_epoch, color="#555555", linestyle=":", label=f"kept: epoch {best_epoch}")
+            ax.axvline(best_epoch, **REFERENCE_LINE, label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axs[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: inside, it would cover some of them
@@ -172,7 +173,7 @@ def plot_loss_curves(histories, axs=None):
         best_epoch = history["val_loss"].idxmin()
         ax.plot(history.index, history["loss"], "o-", label="training")
         ax.plot(history.index, history["val_loss"], "s--", label="validation")
-        ax.axvline(best_epoch, color="#555555", linestyle=":")
+        ax.axvline(best_epoch, **REFERENCE_LINE)
         left = best_epoch > history.index.max() / 2
         ax.annotate(
             f"kept: epoch {best_epoch}", (best_epoch, 0.95), (-4 if left else 4, 0), ax.get_xaxis_transform(),
@@ -345,7 +346,7 @@ def plot_reliability_diagram(tables, ax=None):
         The Axes.
     """
     ax = ax or plt.subplots(figsize=(8, 5.2))[1]
-    ax.plot([0, 1], [0, 1], ":", color="#555555", label="perfectly calibrated")
+    ax.plot([0, 1], [0, 1], **REFERENCE_LINE, label="perfectly calibrated")
     most = max(table["images"].sum() for table in tables.values())
     for (label, table), color, mark in zip(tables.items(), (CORRECT_COLOR, WRONG_COLOR), ("o", "s"), strict=True):
         ax.plot(
@@ -386,7 +387,7 @@ def plot_robustness(curves, columns=4, axs=None):
         ax.set_axis_off()
     for ax, (kind, accuracy) in zip(np.ravel(axs), curves.items(), strict=False):
         ax.plot(accuracy.index, accuracy, "o-", color=CORRECT_COLOR)
-        ax.axhline(0.1, color="#555555", linestyle=":")
+        ax.axhline(0.1, **REFERENCE_LINE)
         ax.xaxis.set_inverted(bool(accuracy.index[0] > accuracy.index[-1]))  # the strongest is always on the right
         ax.set(xlabel=kind, ylabel="accuracy", ylim=(0, 1))
     return axs
@@ -442,18 +443,13 @@ def plot_intervals(frame, xlabel, baseline=None, ax=None):
     """
     ax = ax or plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
-        significant = baseline is None or row.low > baseline or row.high < baseline
-        color = (
-            NEUTRAL_COLOR
-            if not significant
-            else WRONG_COLOR
-            if baseline is not None and row.mean < baseline
-            else CORRECT_COLOR
-        )
+        color = CORRECT_COLOR
+        if baseline is not None and not row.low > baseline:  # nan too
+            color = WRONG_COLOR if row.high < baseline else NEUTRAL_COLOR
         ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
     if baseline is not None:
-        ax.axvline(baseline, color="#555555", linestyle=":")
+        ax.axvline(baseline, **REFERENCE_LINE)
     ax.set_yticks(range(len(frame)), frame.index)
     ax.set(xlabel=xlabel, ylim=(max(1, len(frame)) - 0.5, -0.5))
     ax.grid(False, axis="y")

@@ -122,6 +122,7 @@ MUTANTS = [
     ("a restart forgets early stopping's state", CHECKPOINT, "            setattr(self.early_stopping, name, self.state[name])", "            pass"),
     ("a restart forgets the best weights", CHECKPOINT, 'if "best0" in self._arrays:', "if False:"),
     ("a restart forgets the history", CHECKPOINT, "        self.model.history.history.update({name: list(values)", "        dict({name: list(values)"),
+    ("a restart under another learning rate", CHECKPOINT, 'self.state.get("compiled") != self.compiled', "False"),
     ("a restart counts its epochs from 0", CHECKPOINT, 'self.model.history.epoch = list(range(len(self.model.history.history["loss"])))', "pass"),
     ("a training that has stopped early goes on", CHECKPOINT, 'self.params["epochs"] if self.model.stop_training else epoch + 1', "epoch + 1"),
     ("the last epoch is trained twice", CHECKPOINT, "self.model.stop_training else epoch + 1", "self.model.stop_training else epoch"),

@@ -1,4 +1,4 @@
-"""Self-checks and exercises tell right from wrong; TEACHING.md and answers.yaml agree."""
+"""Self-checks and exercises tell right from wrong; TEACHING.md and questions.yaml agree."""
 
 import re
 
@@ -10,7 +10,7 @@ from shipped import shipped
 from fmnist_utils import lesson, runs
 from fmnist_utils._files import read_yaml
 
-QUESTIONS = read_yaml(lesson.ANSWERS)["self_checks"]
+QUESTIONS = read_yaml(lesson.QUESTIONS)["self_checks"]
 PATHS = shipped("notebooks/*.ipynb")
 TEACHING = [
     line.strip("| ").split(" | ") for line in (runs.ROOT / "TEACHING.md").read_text(encoding="utf-8").splitlines()
@@ -43,8 +43,8 @@ def answers(tmp_path, monkeypatch):
     pair, third = lesson.digest("pair", ["Coat", "Shirt"]), lesson.digest("third", "0.333")
     known = {"pair": {"digest": pair}, "third": {"digest": third, "decimals": 3}}
     known["count"] = {"digest": lesson.digest("count", 51200)}
-    (tmp_path / "answers.yaml").write_text(f"exercises: {known}", encoding="utf-8")
-    monkeypatch.setattr(lesson, "ANSWERS", tmp_path / "answers.yaml")
+    (tmp_path / "questions.yaml").write_text(f"exercises: {known}", encoding="utf-8")
+    monkeypatch.setattr(lesson, "QUESTIONS", tmp_path / "questions.yaml")
 
 
 RIGHT = [("pair", ["shirt", "coat"]), ("pair", np.array(["Shirt", "Coat"])), ("third", 1 / 3)]
@@ -77,9 +77,9 @@ def check_cells():
     return found
 
 
-def test_self_checks_of_the_notebooks_are_those_of_answers_yaml():
+def test_self_checks_of_the_notebooks_are_those_of_questions_yaml():
     asked = [question for question, _, _ in check_cells()]
-    assert asked == list(QUESTIONS), "keep answers.yaml in the notebooks' order, with each question once"
+    assert asked == list(QUESTIONS), "keep questions.yaml in the notebooks' order, with each question once"
     assert {number for _, number, _ in check_cells()} == {path.name[:2] for path in PATHS}, "ask in every notebook"
 
 
@@ -93,7 +93,7 @@ def test_teachers_page_has_the_right_answer_to_each_self_check():
     assert len(answers) == len(QUESTIONS), "give TEACHING.md a row for each self-check, in the notebooks' order"
     for answer, (question, known) in zip(answers, QUESTIONS.items(), strict=True):
         right = [choice for choice in known["choices"] if lesson.digest(question, choice) == known["digest"]]
-        assert right == [answer], f"{question}: TEACHING.md and answers.yaml differ"
+        assert right == [answer], f"{question}: TEACHING.md and questions.yaml differ"
 
 
 def test_teachers_page_has_the_minutes_of_each_notebook():

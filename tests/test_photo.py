@@ -30,7 +30,7 @@ def garment(background=230, ink=60, shape=(120, 200), place=np.s_[20:90, 50:80])
 @pytest.mark.parametrize(("background", "ink"), [(230, 60), (20, 180), (120, 10), (160, 250)])
 def test_the_garment_is_high_on_0_fills_the_longer_side_and_stands_in_the_middle(tmp_path, background, ink):
     steps = photo.prepare_photo(saved(tmp_path, garment(background, ink)))
-    assert list(steps) == ["grey", "background 0", "trimmed", "28 × 28"]
+    assert list(steps) == ["grey", "background removed", "trimmed", "28 × 28"]
     final = steps["28 × 28"]
     assert final.shape == (28, 28) and final.dtype == np.uint8
     assert steps["trimmed"].shape == (70, 30) and steps["trimmed"].min() >= 60

@@ -268,13 +268,13 @@ def test_run_name(trivial):
     assert names(trivial, seeds=[0]) != before
 
 
-@pytest.mark.parametrize("module", sorted(_environment.all_modules()))
-def test_run_name_after_an_edit(module, trivial, edit_package):
+@pytest.mark.parametrize("file", sorted(_environment.all_files()))
+def test_run_name_after_an_edit(file, trivial, edit_package):
     """The modules that train rename the runs, which so start anew; lessons, plots and tools do not."""
     before = names(trivial)
-    edit_package(module)
+    edit_package(file)
     trains = {"model.py", "augmentation.py", "training.py", "data.py", "_checkpoint.py", "_tensorflow.py"}
-    assert (names(trivial) != before) == (module in trains | {"_training_copy.py"})
+    assert (names(trivial) != before) == (file in trains | {"_training_copy.py"})
 
 
 # ---------------------------------------------------------------------------------------------- runs and faults

@@ -419,7 +419,7 @@ def test_finished_training_trains_no_further(images, tmp_path, capsys):
 
 
 def test_checkpoint_that_cannot_be_written_leaves_the_one_before(images, tmp_path, monkeypatch):
-    train(images, tmp_path, epochs=2)
+    train(images, tmp_path, epochs=2, schedule="constant")
     before = (tmp_path / CHECKPOINT).read_bytes()
 
     def full(*arguments, **names):
@@ -427,17 +427,19 @@ def test_checkpoint_that_cannot_be_written_leaves_the_one_before(images, tmp_pat
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space"):
-        train(images, tmp_path, epochs=3)
+        train(images, tmp_path, epochs=3, schedule="constant")
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-def test_checkpoint_that_is_damaged_or_of_another_network(images, tmp_path):
-    train(images, tmp_path, epochs=1)
+def test_checkpoint_that_is_damaged_or_of_another_training(images, tmp_path):
+    train(images, tmp_path, epochs=2)
     whole = (tmp_path / CHECKPOINT).read_bytes()
-    refused = pytest.raises(RunError, match=r"damaged or belongs to another network.*Delete it to train afresh")
+    refused = pytest.raises(RunError, match=r"damaged or belongs to another training.*Delete it to train afresh")
     with refused:
         train(images, tmp_path, epochs=2, network=lambda: network(filters=5))
+    with pytest.raises(RunError, match=r"another optimizer or loss.*Delete it to train afresh"):
+        train(images, tmp_path, epochs=2, learning_rate=0.02)
     for damaged in (whole[: len(whole) // 2], b"no archive", b""):
         (tmp_path / CHECKPOINT).write_bytes(damaged)
         with refused:
