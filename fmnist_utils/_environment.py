@@ -25,6 +25,16 @@ def all_files():
     return [path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".mplstyle", ".yaml")]
 
 
+def cores():
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def thread_settings(threads):
+    """Return the environment variables by which TensorFlow uses that many threads: two operations share them."""
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, threads // 2)), "TF_NUM_INTEROP_THREADS": str(min(2, threads))}
+
+
 def environment():
     """Return what a run's environment.json holds, a dict of JSON values; what cannot be found out is None."""
     from fmnist_utils._tensorflow import tf  # only here: a reader of run folders need not wait for TensorFlow

@@ -1,10 +1,11 @@
 """Notebook 03's network, compiled as its cell `train-fit` does it, for the tools that train without the notebook."""
 
+from functools import cache
 from inspect import signature
 
 from fmnist_utils import pipeline
 from fmnist_utils._tensorflow import tf
-from fmnist_utils.model import build_model
+from fmnist_utils.model import build_model, layer_costs
 from fmnist_utils.training import learning_rate_schedule, steps_per_execution, training_copy
 
 NETWORK = tuple(signature(build_model).parameters)  # the parameters that are the network's
@@ -37,3 +38,15 @@ def compiled_network(params, steps_per_epoch, **changes):
     together = {"steps_per_execution": steps_per_execution(steps_per_epoch)}
     model.compile(optimizer, loss, metrics=["accuracy"], **{**together, **changes})
     return model
+
+
+def training_multiply_adds(params):
+    """Return the multiply-adds of all forward passes of a training."""
+    network = tuple(tuple(value) if isinstance(value, list) else value for value in map(params.get, NETWORK))
+    images = params["train_size"] or 60_000 * (1 - params["validation_fraction"])
+    return _multiply_adds_of_an_image(network) * images * params["epochs"]
+
+
+@cache
+def _multiply_adds_of_an_image(network):
+    return int(layer_costs(build_model(**dict(zip(NETWORK, network, strict=True))))["multiply_adds"].sum())

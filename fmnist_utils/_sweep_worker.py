@@ -16,8 +16,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from fmnist_utils import data, pipeline, runs
-from fmnist_utils._environment import all_files, code_hash
-from fmnist_utils._tensorflow import thread_settings
+from fmnist_utils._environment import all_files, code_hash, thread_settings
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
 MAX_KERNEL_STARTS = 3  # of a kernel whose start fails, as when two kernels draw the same port

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from contextlib import contextmanager
 
+from fmnist_utils._environment import cores, thread_settings
+
 
 @contextmanager
 def capture_stderr():
@@ -37,15 +39,6 @@ def capture_stderr():
                 sys.stderr.write(captured.read().decode(errors="replace"))
 
 
-def thread_settings(threads):
-    """Return the environment variables by which TensorFlow uses that many threads: two operations share them."""
-    return {"TF_NUM_INTRAOP_THREADS": str(max(1, threads // 2)), "TF_NUM_INTEROP_THREADS": str(min(2, threads))}
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}.items():
     if os.environ.get(_name, _wanted).lower() not in (_wanted, "", "false"):
         raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or {_wanted!r}")
@@ -57,7 +50,7 @@ for _name in thread_settings(1):
         raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or a whole number")
 if os.environ.get("KERAS_HOME", "").startswith("~"):  # Keras would look in one place and write in another
     os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
-for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(_cores())}.items():
+for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(cores())}.items():
     os.environ.setdefault(_name, _value)
 with capture_stderr():
     import tensorflow as tf
@@ -69,4 +62,4 @@ with capture_stderr():
 tf.keras.config.set_floatx("float32")  # a user's keras.json may say otherwise
 tf.keras.config.set_image_data_format("channels_last")
 
-__all__ = ["tf", "thread_settings"]
+__all__ = ["capture_stderr", "tf"]

@@ -32,8 +32,8 @@ def prepare_photo(path):
         path: A file of FORMATS.
 
     Returns:
-        {step: (h, w) uint8}: "grey" (0 is white), "background removed", "trimmed" to the garment, and "28 × 28", its longer
-        side 28, in the middle.
+        {step: (h, w) uint8}: "grey" (0 is white), "background removed", "trimmed" to the garment, and "28 × 28", its
+        longer side 28, in the middle.
 
     Raises:
         PhotoError: The picture cannot be used; the message says why and what to do.

@@ -19,7 +19,6 @@ import threading
 import zipfile
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -33,10 +32,8 @@ from tqdm import tqdm
 
 from fmnist_utils import pipeline, runs
 from fmnist_utils._files import read_yaml
-from fmnist_utils._recipe import NETWORK
 from fmnist_utils._sweep_file import describe, read_sweep
 from fmnist_utils._sweep_worker import IgnoreInterrupt, check_worker, fetch_data, run_notebook, worker_info
-from fmnist_utils.model import build_model, layer_costs
 
 GRACE = 15  # seconds from Ctrl-C until a cluster that does not close is killed
 STOPPED = "\nStopped. Finished runs are kept; the same command goes on with the others."
@@ -239,24 +236,16 @@ def estimate(base, overrides, defaults, workers):
 
     The reference run's seconds, scaled by images, epochs and multiply-adds.
     """
-    if not {*NETWORK, "epochs", "train_size", "validation_fraction"} <= defaults.keys():
+    if not {"filters", "epochs", "train_size", "validation_fraction"} <= defaults.keys():
+        return None
+    from fmnist_utils._recipe import NETWORK, training_multiply_adds  # only here: it waits for TensorFlow
+
+    if not set(NETWORK) <= defaults.keys():
         return None
     reference = runs.Run(runs.REFERENCE, read_yaml(runs.REFERENCE / runs.PARAMS))
-    seconds = runs.read_metrics(reference)["train_seconds"] / _multiply_adds(reference.params)
-    total = sum(_multiply_adds({**defaults, **base, **changes}) for changes in overrides.values())
+    seconds = runs.read_metrics(reference)["train_seconds"] / training_multiply_adds(reference.params)
+    total = sum(training_multiply_adds({**defaults, **base, **changes}) for changes in overrides.values())
     return seconds * total / min(workers, 2)
-
-
-def _multiply_adds(params):
-    """Return the multiply-adds of all forward passes of a training."""
-    network = tuple(tuple(value) if isinstance(value, list) else value for value in map(params.get, NETWORK))
-    images = params["train_size"] or 60_000 * (1 - params["validation_fraction"])
-    return _multiply_adds_an_image(network) * images * params["epochs"]
-
-
-@cache
-def _multiply_adds_an_image(network):
-    return int(layer_costs(build_model(**dict(zip(NETWORK, network, strict=True))))["multiply_adds"].sum())
 
 
 def table(output, overrides, result):

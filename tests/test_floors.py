@@ -76,9 +76,9 @@ def test_no_circle():
     TopologicalSorter(at_module_level).prepare()  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("name", ["data", "parameters", "lesson", "runs"])
+@pytest.mark.parametrize("name", ["data", "parameters", "lesson", "runs", "pipeline", "sweep"])
 def test_import_without_tensorflow(name):
-    """Who only fetches, checks parameters, answers a question or finds a run does not wait for it."""
+    """Who only fetches, checks parameters, answers a question, finds a run or hands runs out does not wait for it."""
     code = f"import sys, fmnist_utils.{name}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

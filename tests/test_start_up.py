@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from fmnist_utils import _tensorflow
+from fmnist_utils import _environment, _tensorflow
 
 INTEL = platform.machine() in ("x86_64", "AMD64")  # oneDNN's switch is for these
 PROBE = """
@@ -17,16 +17,16 @@ from fmnist_utils._tensorflow import tf
 tf.cast([0.1], tf.bfloat16).numpy()
 import json, os
 from tensorflow.python.util import _pywrap_util_port
-from fmnist_utils._tensorflow import _cores, thread_settings
+from fmnist_utils._environment import cores, thread_settings
 from fmnist_utils.model import build_model
 used = {name: os.environ[name] for name in thread_settings(1)}
 model = build_model(filters=[4], convs_per_block=[1])
 print(json.dumps({
-    "onednn": _pywrap_util_port.IsMklEnabled(), "threads": used, "of the cores": thread_settings(_cores()),
+    "onednn": _pywrap_util_port.IsMklEnabled(), "threads": used, "of the cores": thread_settings(cores()),
     "output": model(tf.zeros((1, 28, 28, 1))).dtype.name,
 }))
 """
-NAMES = ("TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_tensorflow.thread_settings(1))
+NAMES = ("TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_environment.thread_settings(1))
 
 
 def start(tmp_path, code=PROBE, **wanted):
@@ -50,7 +50,7 @@ def test_start_defaults(tmp_path):
 
 def test_start_empty_settings(tmp_path):
     """An empty variable is as good as none."""
-    empty = dict.fromkeys(("KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_tensorflow.thread_settings(1)), "")
+    empty = dict.fromkeys(("KERAS_BACKEND", "TF_USE_LEGACY_KERAS", *_environment.thread_settings(1)), "")
     found = json.loads(start(tmp_path, **empty).stdout)
     assert found["threads"] == found["of the cores"]
 
@@ -78,7 +78,7 @@ def test_start_refused_setting(setting, tmp_path):
 @pytest.mark.parametrize(("threads", "intra", "inter"), [(1, 1, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
 def test_threads_shared_by_two_operations(threads, intra, inter):
     settings = {"TF_NUM_INTRAOP_THREADS": str(intra), "TF_NUM_INTEROP_THREADS": str(inter)}
-    assert _tensorflow.thread_settings(threads) == settings
+    assert _environment.thread_settings(threads) == settings
 
 
 @pytest.mark.parametrize("fails", [False, True])
