@@ -15,7 +15,7 @@ from distributed import WorkerPlugin, get_worker
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fmnist_utils import data, pipeline, runs
+from fmnist_utils import _download, pipeline, runs
 from fmnist_utils._environment import all_files, code_hash, thread_settings
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
@@ -126,7 +126,7 @@ def check_worker(address, nthreads, info, versions):
 def fetch_data():
     """Fetch the data set on a worker, if it is not there; return what went wrong, "" if nothing."""
     try:
-        data.ensure_dataset()
-    except data.DatasetUnavailable as error:
+        _download.ensure_dataset()
+    except _download.DatasetUnavailable as error:
         return " ".join(str(error).split())
     return ""

@@ -176,7 +176,7 @@ def plot_loss_curves(histories, axs=None):
         ax.axvline(best_epoch, **REFERENCE_LINE)
         left = best_epoch > history.index.max() / 2
         ax.annotate(
-            f"kept: epoch {best_epoch}", (best_epoch, 0.95), (-4 if left else 4, 0), ax.get_xaxis_transform(),
+            f"lowest: epoch {best_epoch}", (best_epoch, 0.95), (-4 if left else 4, 0), ax.get_xaxis_transform(),
             "offset points", ha="right" if left else "left",
         )  # fmt: skip
         ax.set(xlabel="epoch", title=title)
@@ -492,7 +492,7 @@ def plot_effects(frames, metric, axs=None):
 
 
 def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
-    """Draw accuracy over seconds, a dot a configuration, with the Pareto front as a line and its dots named.
+    """Draw accuracy over seconds, a dot a configuration; join and name those on the Pareto front.
 
     Args:
         board: Frame, a row a configuration, with seconds and mean.
@@ -509,19 +509,10 @@ def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel
     ax.plot(board["seconds"], board["mean"], "o", color=NEUTRAL_COLOR, markersize=8)
     ax.step(front["seconds"], front["mean"], "o-", where="post", color=CORRECT_COLOR, markersize=8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.margins(x=0.15, y=0.1)
-    ax.autoscale_view()  # or the places of the labels would be those of empty axes
-    placed = []  # of the labels, in points from the corner, so that none covers another
-    for setting, row in board.sort_values("mean", ascending=False).iterrows():
-        left, height = ax.transData.transform((row["seconds"], row["mean"])) * 72 / ax.figure.dpi
-        lower = 0
-        while any(abs(left - other) < 130 and abs(height - lower - level) < 10 for other, level in placed):
-            lower += 2
-        placed.append((left, height - lower))
-        color = CORRECT_COLOR if setting in front.index else "#777777"
-        ax.annotate(
-            setting, (row["seconds"], row["mean"]), (7, -4 - lower), textcoords="offset points", fontsize=9, color=color
-        )
+    ax.margins(x=0.4, y=0.1)  # room for the names, which stand where a front has neither line nor dots
+    for setting, row in front.iterrows():
+        place = (row["seconds"], row["mean"]), (-7, 4), "data", "offset points"
+        ax.annotate(setting, *place, ha="right", fontsize=9, color=CORRECT_COLOR)
     return ax
 
 

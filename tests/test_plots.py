@@ -207,7 +207,7 @@ def test_loss_curves_mark_each_lowest_validation_loss():
             assert_array_equal(line.get_xydata().T, [history.index, history[column]])
         assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
         assert list(ax.lines[2].get_xdata()) == [best, best]
-        assert [text.get_text() for text in ax.texts] == [f"kept: epoch {best}"]
+        assert [text.get_text() for text in ax.texts] == [f"lowest: epoch {best}"]
         assert ax.get_ylim() == (0, pytest.approx(3.15)), "one scale for all"
 
 
@@ -292,7 +292,7 @@ def test_accuracy_against_seconds_joins_the_front_in_order_of_time():
     ax = plots.plot_accuracy_against_seconds(BOARD, np.array([True, True, False]))
     assert_array_equal(ax.lines[1].get_xydata(), [[5, 0.7], [30, 0.9]])
     named = {text.get_text(): to_hex(text.get_color()).upper() == plots.CORRECT_COLOR for text in ax.texts}
-    assert named == {"x": True, "y": True, "z": False}
+    assert named == {"x": True, "y": True}
 
 
 def test_heat_maps_are_more_orange_where_hotter():

@@ -22,7 +22,7 @@ import yaml
 from distributed import Client, LocalCluster, default_client
 from shipped import shipped
 
-from fmnist_utils import _environment, _files, _sweep_file, _sweep_worker, data, pipeline, runs, sweep
+from fmnist_utils import _download, _environment, _files, _sweep_file, _sweep_worker, pipeline, runs, sweep
 
 HEAD = """run_name: str = "x"  # name
 runs_dir: str = "runs"  # folder
@@ -617,11 +617,11 @@ def test_worker_without_data(monkeypatch):
     """It tells in one line why."""
 
     def unavailable():
-        raise data.DatasetUnavailable("no source:\n  - one\n  - two")
+        raise _download.DatasetUnavailable("no source:\n  - one\n  - two")
 
-    monkeypatch.setattr(data, "ensure_dataset", unavailable)
+    monkeypatch.setattr(_download, "ensure_dataset", unavailable)
     assert _sweep_worker.fetch_data() == "no source: - one - two"
-    monkeypatch.setattr(data, "ensure_dataset", lambda: "the cache")
+    monkeypatch.setattr(_download, "ensure_dataset", lambda: "the cache")
     assert _sweep_worker.fetch_data() == ""
 
 
