@@ -55,7 +55,7 @@ def environment():
 
 def _threads():
     within, beside = (int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) for kind in ("INTRA", "INTER"))
-    return within * beside or os.cpu_count()  # 0: TensorFlow takes as many as there are cores
+    return within * beside or cores()  # 0: TensorFlow takes as many as it may use
 
 
 def _version(package):

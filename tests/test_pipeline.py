@@ -222,8 +222,11 @@ def test_tiny_run_again(tiny_run, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("module", "again"),
-    [("training.py", [1, 2, 3, 4]), ("_training_copy.py", [1, 2, 3, 4]), ("plots.py", [1, 2, 4]), ("sweep.py", [])],
-)
+    [
+        ("training.py", [1, 2, 3, 4]), ("_training_copy.py", [1, 2, 3, 4]), ("plots.py", [1, 2, 4]), ("sweep.py", []),
+        ("fmnist.mplstyle", [1, 2, 4]),
+    ],
+)  # fmt: skip
 def test_tiny_run_of_other_code(module, again, tiny_run, edit_package, monkeypatch, capsys):
     """Only what depends on an edited module runs again, and the reason is told."""
     path, home, _ = tiny_run

@@ -493,6 +493,15 @@ def test_environment():
     assert not re.search(r"(?<!\w)/\w|\w:\\\\", json.dumps(found))
 
 
+@pytest.mark.parametrize(("within", "beside", "threads"), [("3", "2", 6), ("0", "2", 5), ("3", "0", 5)])
+def test_environment_counts_threads_as_tensorflow_does(monkeypatch, within, beside, threads):
+    """0 asks TensorFlow for as many as there are cores."""
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", within)
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", beside)
+    monkeypatch.setattr(_environment, "cores", lambda: 5)
+    assert _environment.environment()["threads"] == threads
+
+
 def git(folder, *words):
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)

@@ -45,7 +45,6 @@ def _reference():
         "reference.validation": f"{100 * metrics['val_accuracy']:.2f} %",
         "reference.test": f"{100 * test['test_accuracy']:.2f} % ({low} to {high} %)",
         "memory": f"{max(_read(RESULTS / 'peak_memory.json')['gigabytes'].values()):.2f} GB",
-        "record.test": f"{100 * _read(RESULTS / 'record-0' / runs.TEST_METRICS)['test_accuracy']:.2f} %",
         "reference.parameters": f"{metrics['model_parameters']:,}",
     }
 
@@ -55,7 +54,7 @@ def _benchmark():
     quick, plain, step = result["quick"], result["plain"], result["step"]
     series = {
         f"{name}.{what}": text
-        for name in ("quick", "full")
+        for name in ("quick", "full", "record")
         for what, text in {
             "test": f"{100 * result[name]['test_accuracy_mean']:.2f} %",
             "seeds": f"{result[name]['seeds'][0]} to {result[name]['seeds'][-1]}",
