@@ -40,7 +40,7 @@ mutants: dev-tools data  ## do the tests catch a wrong result? small faults agai
 	@$(PY) tests/mutants.py
 
 steady: dev-tools data  ## strict nbval 20 times, two at once (an hour)
-	@$(PY) tests/steady.py
+	@$(PY) tests/flakiness.py
 
 setup: $(VENV)/.ready  ## the virtual environment
 

@@ -116,7 +116,7 @@ def refuse_other_parameters(run):
             ]
             raise RunError(
                 f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). {removed_hint(old)}"
-                f"Choose another run_name, or delete its folder {run.display_path}."
+                f"Choose another run_name, or delete its folder {run.folder}."
             )
 
 
@@ -139,6 +139,7 @@ def commit(run):
     if (run.work_dir / METRICS).exists():  # nothing of an older run may seem to belong to the new one
         for name in (METRICS, TEST, TEST_METRICS):
             (run.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(run.folder / "figures", ignore_errors=True)
     (run.work_dir / CHECKPOINT).unlink(missing_ok=True)  # or a training afresh could go on from it
     for name in FINAL_FILES:
         with suppress(FileNotFoundError):  # moved already, before the interruption

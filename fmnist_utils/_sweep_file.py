@@ -49,7 +49,7 @@ def read_sweep(path):
     for changes in _changes(path, content):
         _check_names(path, changes, defaults)
         params = _check_values(path, defaults, {**defaults, **base, **changes})
-        text = json.dumps({n: v for n, v in params.items() if n not in RESERVED}, sort_keys=True)
+        text = json.dumps({n: v for n, v in params.items() if n not in RESERVED}, sort_keys=True, default=str)
         name = hashlib.sha256((text + code).encode()).hexdigest()[:16]
         if name in overrides:
             raise ValueError(f"{path}: the same run twice, with {descriptions[name]} and with {describe(changes)}")

@@ -193,7 +193,7 @@ def _predictions(folder, name, images):
     if images == "test" and not exported.is_file():
         raise RunError(
             f"the run {name} was not evaluated on the test images. Evaluate it with\n  papermill notebooks/"
-            f"04_evaluation_and_visualization.ipynb out.ipynb -p run_name {name} -p runs_dir {folder}"
+            f'04_evaluation_and_visualization.ipynb out.ipynb -r run_name {name} -r runs_dir "{folder}"'
         )
     raise RunError(f"there are no {images} predictions of a run {name} in {folder}")
 

@@ -8,8 +8,6 @@ import hashlib
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from fmnist_utils._files import read_yaml
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
@@ -55,10 +53,10 @@ def check_answer(question: str, answer):
         AssertionError: The answer is missing or wrong.
     """
     known = read_yaml(QUESTIONS)["exercises"][question]
-    answer = answer.tolist() if isinstance(answer, np.generic | np.ndarray) else answer
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer  # of NumPy or pandas
     if answer in (..., None) or (isinstance(answer, list | tuple) and ... in answer):
         raise AssertionError("write your answer above and run its cell first")
-    given = int(answer) if isinstance(answer, float) and answer == int(answer) else answer
+    given = int(answer) if isinstance(answer, float) and answer.is_integer() else answer
     if "decimals" in known:
         try:
             given = f"{float(answer):.{known['decimals']}f}"

@@ -37,7 +37,7 @@ def _anything(value):
 
 # name: (type, test, what is allowed)
 PARAMETERS = {
-    "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', and no path"),
+    "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, and no path"),
     "runs_dir": (str, bool, "a folder; a relative one counts from the project's own folder"),
     "seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
     "split_seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
@@ -107,6 +107,8 @@ def _hint(name, kind, value):
     if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
         mantissa, exponent = re.split("[eE]", value)
         return f". YAML reads {value} as text: write {mantissa}.0e{int(exponent):+d}"
+    if kind is str and type(value) in (int, float, bool):
+        return f". papermill's -p makes {type(value).__name__} of it: write -r {name} {value} (in YAML: '{value}')"
     if kind is list and isinstance(value, str):
         wanted = value if value.startswith("[") else "[" + ", ".join(v for v in re.split("[_, ]+", value) if v) + "]"
         wanted = "[]" if wanted == "[none]" else wanted

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from fmnist_utils import runs
 from fmnist_utils._environment import all_files, code_hash
-from fmnist_utils._files import UTF8, RunError, read_mapping, write_text
+from fmnist_utils._files import UTF8, read_mapping, write_text
 from fmnist_utils.parameters import check_parameters, removed_hint
 
 FOLDER = runs.ROOT / "notebooks"
@@ -51,14 +51,17 @@ def read_parameters(path, extra=()):
     if not path.name:
         raise ValueError("no parameter file is named: give one such as params/quick.yaml")
     values = read_mapping(path, "parameter file", "epochs: 5")
-    known = {name for notebook in NOTEBOOKS for name in defaults(notebook)} | set(extra)
+    committed = {name: value for notebook in NOTEBOOKS for name, value in defaults(notebook).items()}
+    known = committed.keys() | set(extra)
     if unknown := sorted(map(str, values.keys() - known)):
         raise ValueError(
             f"{path}: no notebook has a parameter {', '.join(unknown)}. {removed_hint(unknown)}There are: "
             + ", ".join(sorted(known))
         )
-    values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem), **values}
-    return values | check_parameters({name: value for name, value in values.items() if name not in extra})
+    values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "run", **values}
+    own = {name: value for name, value in values.items() if name not in extra}
+    check_parameters({**committed, **own})  # one that fits no default of another is told before a kernel starts
+    return values | check_parameters(own)
 
 
 def defaults(notebook):
@@ -260,7 +263,7 @@ def main():
             "\nThe notebook's kernel died: killed from outside, or for want of memory. Finished epochs are kept: "
             "the same command goes on."
         )
-    except (ValueError, RunError) as error:
+    except (ValueError, RuntimeError) as error:  # a RunError; a kernel that did not come up
         sys.exit(f"\n{error}")
     except OSError as error:
         sys.exit(f"\n{error}. Make room or make it writable, or name another folder with --runs-dir, and run again.")

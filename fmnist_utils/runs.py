@@ -193,7 +193,7 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
         state = "is not complete: its training was interrupted" if folder.exists() else "is not there"
         raise RunError(
             f"the run {name!r} {state} (complete runs: {known}). Make it with\n"
-            f"  papermill notebooks/03_training.ipynb out.ipynb -p run_name {name}\n"
+            f"  papermill notebooks/03_training.ipynb out.ipynb -r run_name {name}\n"
             f"or `make run`, or run 03_training.ipynb with that run_name."
         )
     with run_file_errors(folder / PARAMS):

@@ -215,6 +215,7 @@ def _collect(future, output, name):
         return " ".join(f"{type(error).__name__}: {error}".split())
     incoming = output / f".incoming-{name}"
     try:
+        incoming.mkdir(exist_ok=True)  # that of a run which could not begin is empty
         with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
             archive.extractall(incoming)
         shutil.rmtree(output / name, ignore_errors=True)  # a failed attempt's
@@ -279,7 +280,7 @@ def main(words=None):
     """Parse the command line, check, run, and print a table; exit 1 when a run failed or nothing could start."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("sweep", help="a file such as sweeps/seeds.yaml")
-    parser.add_argument("--workers", type=int, help="runs side by side on this machine (default: one a core)")
+    parser.add_argument("--workers", type=int, help="runs side by side on this machine (default: by cores and memory)")
     parser.add_argument("--scheduler", help="a dask scheduler, tcp://HOST:PORT, instead of this machine alone")
     parser.add_argument("--threads", type=int, help="TensorFlow's threads a run (default: each host's cores, shared)")
     parser.add_argument("--output", help="folder for the run folders (default: runs/NAME in the project)")
@@ -302,11 +303,11 @@ def main(words=None):
             return
         options = {name: getattr(arguments, name) for name in ("workers", "scheduler", "threads", "cell_seconds")}
         result = run_sweep(notebook, base, overrides, output, **options)
-    except (ValueError, SweepError) as error:
+        print(table(output, overrides, result).to_string(index=False))
+    except (ValueError, RuntimeError) as error:  # a SweepError, or the RunError of a damaged file
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    print(table(output, overrides, result).to_string(index=False))
     if failed := [name for name in result if result[name]]:
         sys.exit(f"\n{len(failed)} of {len(overrides)} runs failed; what they left, with the error, is in {output}.")
 

@@ -1,6 +1,6 @@
 """Are the notebook tests steady? Strict nbval again and again, two at a time, so that each loads the other's machine.
 
-python tests/steady.py [ROUNDS]    (10 rounds are 20 runs)
+python tests/flakiness.py [ROUNDS]    (10 rounds are 20 runs)
 
 Of each pair one run has TensorFlow's own number of threads and the other has one. A row a run goes into
 benchmarks/results/nbval_steady.csv; the last line is `green N of N`, the exit status 1 where a run was not.

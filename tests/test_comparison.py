@@ -188,7 +188,7 @@ def test_correctness_test_images(tmp_path):
     make_run(tmp_path, "evaluated", wrong=[1], test_wrong=[2, 3])
     make_run(tmp_path, "new")
     assert comparison.load_correctness(tmp_path, ["evaluated"], "test")["evaluated"].sum() == 98
-    with pytest.raises(runs.RunError, match=r"new was not evaluated on the test images(?s:.)*-p run_name new"):
+    with pytest.raises(runs.RunError, match=r"new was not evaluated on the test images(?s:.)*-r run_name new"):
         comparison.load_correctness(tmp_path, ["new"], "test")
 
 

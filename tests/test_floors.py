@@ -1,9 +1,12 @@
 """The package's three floors: notebooks use the visible modules, these the machinery, and none of them the tools."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 
 import nbformat
 import pytest
@@ -66,6 +69,32 @@ def test_module_needs_no_tool(name):
     assert not closure([name]) & HEADLESS, (
         "a notebook would wait for dask and papermill: move what it needs down a floor"
     )
+
+
+def distributions(name):
+    """Return what a module imports from outside, by the names under which it is installed."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return {INSTALLED[module] for module in found - set(sys.stdlib_module_names) - {"fmnist_utils"}}
+
+
+INSTALLED = {module: names[0].lower().replace("_", "-") for module, names in packages_distributions().items()}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_are_declared(name):
+    """A plain `pip install` brings what the notebooks' modules import, the extra "headless" the tools' as well."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project["dependencies"] + (project["optional-dependencies"]["headless"] if name in HEADLESS else [])
+    known = {re.match(r"[\w-]+", line)[0] for line in declared}
+    if name in HEADLESS:
+        known |= {"dask", "nbformat", "nbclient"}  # parts of distributed and papermill
+    assert distributions(name) <= known
 
 
 def test_no_circle():

@@ -4,6 +4,7 @@ import re
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from shipped import shipped
 
@@ -48,6 +49,7 @@ def answers(tmp_path, monkeypatch):
 
 
 RIGHT = [("pair", ["shirt", "coat"]), ("pair", np.array(["Shirt", "Coat"])), ("third", 1 / 3)]
+RIGHT += [("pair", pd.Series(["Coat", "Shirt"]))]
 RIGHT += [("count", answer) for answer in (51200, 51200.0, np.float64(51200), np.array(51200), "51200")]
 
 
@@ -60,6 +62,7 @@ def test_check_answer_right_in_any_form(capsys, answers, question, answer):
 @pytest.mark.parametrize(
     ("question", "answer", "message"),
     [("pair", ["Coat", "Bag"], "is not it"), ("third", 0.34, "is not it"), ("third", "a third", "is no number"),
+     ("third", np.inf, "is not it"), ("count", np.nan, "is not it"), ("count", -np.inf, "is not it"),
      ("third", ..., "write your answer above"), ("third", None, "write your answer"), ("pair", (..., ...), "write")],
 )  # fmt: skip
 def test_check_answer_wrong_or_missing(answers, question, answer, message):

@@ -71,6 +71,12 @@ def test_bad_value(name, value, allowed):
     assert allowed in str(error.value)
 
 
+@pytest.mark.parametrize(("value", "kind"), [(7, "int"), (1.5e10, "float"), (True, "bool")])
+def test_text_that_papermill_reads_as_something_else(value, kind):
+    with pytest.raises(ValueError, match=f"papermill's -p makes {kind} of it: write -r run_name"):
+        parameters.check_parameters({"run_name": value})
+
+
 @pytest.mark.parametrize(
     ("filters", "convs", "allowed"),
     [([8, 16], [1], "lists of one length"), ([8], [1, 1], "lists of one length"), ([8] * 5, [1] * 5, "at most 4")],

@@ -42,6 +42,12 @@ def test_run_name_default(tmp_path, monkeypatch):
     assert pipeline.read_parameters("~/tiny.yaml")["run_name"] == "tiny"
 
 
+@pytest.mark.parametrize(("file", "run_name"), [("_mine.yaml", "mine"), ("ümlaut.yaml", "mlaut"), ("ü.yaml", "run")])
+def test_run_name_of_a_file_whose_name_is_none(tmp_path, file, run_name):
+    (tmp_path / file).write_text(TINY, encoding="utf-8")
+    assert pipeline.read_parameters(tmp_path / file)["run_name"] == run_name
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -50,6 +56,7 @@ def test_run_name_default(tmp_path, monkeypatch):
         ("learning_rate: 1e-3", r"learning_rate = '1e-3' \(str\).*write 1.0e-3"),
         ("epochs: 0", "epochs = 0 .*allowed is int, 1 to 10000"),
         ("run_name: ../outside", "run_name = '../outside'"),
+        ("filters: [32, 64]", "filters = .*32, 64.* and convs_per_block = .*: allowed are lists of one length"),
         ("- 5", "must hold lines such as"),
         ("epochs: [5", "cannot read the parameter file"),
         (None, r"cannot read the parameter file nowhere\.yaml"),
@@ -153,6 +160,17 @@ def own_notebook(tmp_path, monkeypatch):
 def test_failing_notebook(code, message, own_notebook, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=message):
         call_main(monkeypatch, own_notebook(code), "--runs-dir", tmp_path / "runs")
+
+
+def test_kernel_that_does_not_come_up(own_notebook, monkeypatch, tmp_path):
+    """The reason ends the command, without a traceback."""
+
+    def start(*_, **__):
+        raise RuntimeError("Kernel didn't respond in 60 seconds")
+
+    monkeypatch.setattr(pipeline.papermill, "execute_notebook", start)
+    with pytest.raises(SystemExit, match="Kernel didn't respond"):
+        call_main(monkeypatch, own_notebook("1"), "--runs-dir", tmp_path / "runs")
 
 
 def test_notebook_of_another_kernel(own_notebook, monkeypatch, tmp_path):

@@ -337,7 +337,7 @@ def test_find_missing(home):
     for name, state in {"gone": "is not there", "half": "is not complete: its training was interrupted"}.items():
         with pytest.raises(runs.RunError, match=rf"'{name}' {state} \(complete runs: first, second\)") as error:
             runs.find(name)
-        assert f"papermill notebooks/03_training.ipynb out.ipynb -p run_name {name}\n" in str(error.value)
+        assert f"papermill notebooks/03_training.ipynb out.ipynb -r run_name {name}\n" in str(error.value)
     assert not (home / "gone").exists()
 
 
@@ -450,6 +450,17 @@ def test_evaluation_saved(tmp_path):
     index, y, y_prob = runs.read_predictions(run, runs.TEST)
     assert list(index) == [0, 1] and list(y) == [3, 1] and np.array_equal(y_prob, np.eye(2))
     assert runs.read_metrics(run, runs.TEST_METRICS) == {"test_accuracy": 0.5}
+
+
+def test_evaluation_of_an_older_training_goes(home):
+    run = make("tiny")
+    runs.save_evaluation(run, np.array([3, 1]), np.eye(2), {"test_accuracy": 0.5})
+    (run.folder / "figures").mkdir()
+    (run.folder / "figures" / "confusion_matrix.png").touch()
+    let_go(run)
+    make("tiny", generation=2)
+    left = [name for name in (runs.TEST, runs.TEST_METRICS, "figures") if (run.folder / name).exists()]
+    assert left == [] and runs.read_metrics(run) == {"generation": 2}
 
 
 DAMAGED = {

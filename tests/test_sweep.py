@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -358,6 +359,14 @@ def test_kernel_whose_start_fails(failures, trivial, monkeypatch):
     error = _sweep_worker._execute("in.ipynb", "out.ipynb", {}, trivial, 60)
     told = "the kernel could not be started: Kernel didn't respond: address already in use"
     assert error == (told if failures == 3 else "") and len(tries) == 3
+
+
+def test_run_that_could_not_begin(tmp_path):
+    """A worker that does not take part hands nothing back but the reason; the other runs go on."""
+    nothing = _sweep_worker._zipped(tmp_path / "no such folder")
+    future = SimpleNamespace(result=lambda: ("the worker has another keras", nothing))
+    assert sweep._collect(future, tmp_path, "run") == "the worker has another keras"
+    assert not runs.is_complete(tmp_path / "run")
 
 
 def test_two_sweeps_of_one_output(trivial, hold_lock):

@@ -40,11 +40,13 @@ You will learn {learn}
 def repository():
     """Return the project's web address without a slash at its end, or an empty text where none is known."""
     address = os.environ.get("REPOSITORY", "")
-    if not address:
+    if not address and shutil.which("git"):
         command = ["git", "config", "--get", "remote.origin.url"]
         address = subprocess.run(command, cwd=ROOT, encoding="utf-8", capture_output=True).stdout.strip()
         address = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", address).removesuffix(".git")
         return address if re.fullmatch(ADDRESS, address) else ""
+    if not address:
+        return ""
     address = address.rstrip("/")
     if not re.fullmatch(ADDRESS, address):
         sys.exit(f"REPOSITORY is {address!r}; wanted: https://github.com/OWNER/NAME")

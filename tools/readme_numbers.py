@@ -88,7 +88,8 @@ def _ablation():
 
 
 def _sweeps():
-    short, quick = _read(RESULTS / "sweep_throughput.json")
+    entries = {" ".join(entry["changes"]): entry for entry in _read(RESULTS / "sweep_throughput.json")}
+    short, quick = entries["train_size=2000"], entries[""]
     beyond = short["overhead_seconds_median"] + short["fit_beyond_steps_seconds_median"]
     return {
         "sweep.gain": f"{short['gain_median']} times",

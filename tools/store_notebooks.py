@@ -43,6 +43,8 @@ def main():
     every = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(make_exercises.SOLUTIONS.glob("*.ipynb"))]
     named = {(NOTEBOOKS / name).resolve() for name in sys.argv[1:]}  # a file, or a folder of them
     wanted = [path for path in every if not named or path in named or path.parent in named - {NOTEBOOKS}]
+    if not wanted:
+        sys.exit(f"no such notebook: {' '.join(sys.argv[1:])}. Names are such as 03_training.ipynb or solutions")
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
         os.environ.pop("JPY_SESSION_NAME", None)
