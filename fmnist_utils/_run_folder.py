@@ -55,7 +55,10 @@ class Run:
 
     @property
     def display_path(self) -> Path:
-        """The folder, relative to the project where it lies there; in full where there is no project."""
+        """The folder, relative to the project; its name alone where it lies elsewhere, so that no output tells where.
+
+        In full where there is no project.
+        """
         if INSTALLED_ALONE:
             return self.folder
         return self.folder.relative_to(ROOT) if self.folder.is_relative_to(ROOT) else Path(self.folder.name)

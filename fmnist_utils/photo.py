@@ -13,7 +13,7 @@ from fmnist_utils.evaluation import predict
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF", "AVIF")
 LARGEST_PIXELS = 80_000_000  # of a picture; a bigger one is refused before it is unpacked
-WORKED_ON = 300  # pixels, the longer side that is worked on: 28 are left in the end
+MAX_SIDE = 300  # pixels, the longer side that is worked on: 28 are left in the end
 LEAST_CONTRAST = 25  # between garment and background, a distance of 8-bit Lab colours
 LEAST_PROBABILITY, LARGEST_RIM = 0.7, 0.2  # a less probable answer, or more of the rim that stands out, is warned of
 
@@ -87,7 +87,7 @@ def _read(path):
             shorter, longer = sorted(picture.size)
             if shorter * longer > LARGEST_PIXELS or shorter < max(IMAGE_SHAPE[0], longer / 20):
                 raise ValueError(f"{shorter} × {longer}; allowed: 28 × 28 to {LARGEST_PIXELS:,} in all, no thin strip")
-            picture.draft("RGB", (2 * WORKED_ON, 2 * WORKED_ON))  # a JPEG need not be unpacked whole
+            picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # a JPEG need not be unpacked whole
             if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype("uint8"))
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
@@ -96,7 +96,7 @@ def _read(path):
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of damaged files
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
         raise PhotoError(f"{path}: {reason}. Save it anew, as one of {', '.join(FORMATS)}.") from error
-    picture.thumbnail((WORKED_ON, WORKED_ON))
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
     opaque = np.asarray(picture.getchannel("A")) >= 128
     picture = np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
     return (picture, opaque) if 0 < opaque.mean() < 0.97 else (_without_frame(picture), None)
