@@ -311,7 +311,7 @@ def plot_predictions(images, y, y_prob, class_names, columns=4):
     return axs
 
 
-def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5, row_labels=None):
+def plot_heat_maps(images, heats, titles=None, columns=6, row_labels=None):
     """Show images with a heat map laid over each: the more orange, the higher its value.
 
     Args:
@@ -319,13 +319,12 @@ def plot_heat_maps(images, heats, titles=None, columns=6, size=1.5, row_labels=N
         heats: (n, h, w), 0 to 1, each at its image's size.
         titles: n texts, or None.
         columns (int): Images a row.
-        size (float): Inches an image.
         row_labels: A text for each row, or None.
 
     Returns:
         The array of Axes.
     """
-    axs = plot_images(images, titles, columns, size, row_labels)
+    axs = plot_images(images, titles, columns, 1.5, row_labels)
     for ax, heat in zip(axs.flat, heats, strict=False):
         height, width = np.shape(heat)
         layer = np.full((height, width, 4), to_rgba(WRONG_COLOR))
@@ -491,14 +490,12 @@ def plot_effects(frames, metric, axs=None):
     return axs
 
 
-def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel="validation accuracy", ax=None):
+def plot_accuracy_against_seconds(board, on_front, ax=None):
     """Draw accuracy over seconds, a dot a configuration; join and name those on the Pareto front.
 
     Args:
         board: Frame, a row a configuration, with seconds and mean.
         on_front: (n,) bool, the configurations that no other beats in both.
-        xlabel (str): Of the seconds.
-        ylabel (str): Of the means.
         ax: Axes to draw into, or None for a new figure.
 
     Returns:
@@ -508,7 +505,7 @@ def plot_accuracy_against_seconds(board, on_front, xlabel="training (s)", ylabel
     front = board[on_front].sort_values("seconds")
     ax.plot(board["seconds"], board["mean"], "o", color=NEUTRAL_COLOR, markersize=8)
     ax.step(front["seconds"], front["mean"], "o-", where="post", color=CORRECT_COLOR, markersize=8)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set(xlabel="training (s)", ylabel="validation accuracy")
     ax.margins(x=0.4, y=0.1)  # room for the names, which stand where a front has neither line nor dots
     for setting, row in front.iterrows():
         place = (row["seconds"], row["mean"]), (-7, 4), "data", "offset points"
