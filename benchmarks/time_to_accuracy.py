@@ -5,9 +5,9 @@ python benchmarks/time_to_accuracy.py [--only plain quick …] [--seeds 3]     (
 Every recipe trains on one stratified split, in a process of its own, one after the other. Ours are what papermill gets
 from notebook 03 and a parameter file; the others are written here. Each finished training is kept in
 benchmarks/results/trainings/, and ours have a checkpoint an epoch, so the command goes on where it was stopped.
-Seconds are of training alone. The test set is evaluated once, at the end, with the weights that the recipe keeps; nothing
-is chosen on it. The recipes of others get TensorFlow's own number of threads. Of Hands-On ML's network, to save hours,
-one epoch is trained and the seconds are extrapolated; its file says so.
+Seconds are of training alone. The test set is evaluated once, at the end, with the weights that the recipe keeps;
+nothing is chosen on it. The recipes of others get TensorFlow's own number of threads. Of Hands-On ML's network, to save
+hours, one epoch is trained and the seconds are extrapolated; its file says so.
 
 The rest of what a user waits for is measured beside it: `fit_overhead`, see there, and step_time.py.
 """

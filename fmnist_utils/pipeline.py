@@ -60,7 +60,7 @@ def read_parameters(path, extra=()):
         )
     values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "run", **values}
     own = {name: value for name, value in values.items() if name not in extra}
-    check_parameters({**committed, **own})  # one that fits no default of another is told before a kernel starts
+    check_parameters({**committed, "run_name": "run", **own})  # what fits no default is told before a kernel starts
     return values | check_parameters(own)
 
 
