@@ -2,12 +2,14 @@
 
 python tests/mutants.py [WORDS …]    (only the faults whose description has one of the words)
 
-A fault is a row of MUTANTS: what is wrong, the file, the text there, the text instead. The gates are tried from the
+A fault is a row of MUTANTS: what is wrong, the file, the text there, the text instead. Besides, each optional argument
+of a public function is ignored in turn (`ignored_arguments`). The gates are tried from the
 cheapest on until one fails: the unit tests of the changed module, the contracts of the notebooks, the other unit tests,
 a tiny run from end to end, strict nbval. First, a copy without a fault must pass all of them. The last line is
 `caught N of N`; the exit status is 1 where a fault was not caught.
 """
 
+import ast
 import json
 import os
 import re
@@ -225,6 +227,25 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+def ignored_arguments():
+    """Make a fault for each optional argument of a public function: it has its default, whatever the caller gives."""
+    for module in sorted((ROOT / "fmnist_utils").glob("[a-z]*.py")):
+        source = module.read_text(encoding="utf-8")
+        for function in ast.parse(source).body:
+            if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+                continue
+            # its lines up to the end of its docstring
+            start = "\n".join(source.split("\n")[function.lineno - 1 : function.body[0].end_lineno])
+            names = function.args
+            with_default = zip(names.args[::-1], names.defaults[::-1], strict=False)
+            for argument, default in [*with_default, *zip(names.kwonlyargs, names.kw_defaults, strict=True)]:
+                if default is None:  # it has none
+                    continue
+                what = f"{module.stem}.{function.name} ignores {argument.arg}"
+                frozen = f"{start}\n    {argument.arg} = {ast.unparse(default)}"
+                yield what, f"fmnist_utils/{module.name}", start, frozen
+
+
 def apply(mutant, folder):
     """Put one fault into the project's copy in `folder`; return a function that takes it out again.
 
@@ -309,7 +330,8 @@ def copy_of_the_project(folder):
 
 
 def main(words):
-    wanted = [mutant for mutant in MUTANTS if not words or any(word in mutant[0] for word in words)]
+    mutants = [*MUTANTS, *ignored_arguments()]
+    wanted = [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
     caught, began = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_the_project(folder)
