@@ -1,5 +1,7 @@
 # Every target works from a fresh clone, with no step before it, and repeats nothing that is done.
 # Needs Python 3.11 to 3.13 with venv. To choose one: make PYTHON=/path/to/python3.12 run
+# The environment is made here: keep its bytecode, or each start of TensorFlow takes 10 s instead of 4.
+unexport PYTHONDONTWRITEBYTECODE
 PARAMS ?= params/quick.yaml
 SWEEP ?= sweeps/seeds.yaml
 VENV := .venv

@@ -135,6 +135,7 @@ def test_shipped_leaves_out_a_users_files(repository, tmp_path):
     assert {str(path.relative_to(tmp_path)) for path in found} == ours
 
 
+@pytest.mark.slow
 def test_tests_leave_out_a_users_files(tmp_path):
     """In an unpacked archive with files of a user's own, the tests of files are those of the project's files."""
     skip = shutil.ignore_patterns(".*", "runs", "build", "reference", "results", "__pycache__", "*.egg-info", "shared")
@@ -164,6 +165,7 @@ def shipped_names():
     return module.NAMES
 
 
+@pytest.mark.slow
 def test_nbval_users_settings(tmp_path):
     """Neither colour, width, backend nor a home that cannot be written decide; each notebook stays in one process."""
     for name in ("conftest.py", "pyproject.toml"):

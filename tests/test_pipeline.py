@@ -255,6 +255,7 @@ def test_tiny_run_of_other_code(module, again, tiny_run, edit_package, monkeypat
     assert [int(number) for number in told] == again
 
 
+@pytest.mark.slow
 def test_tiny_run_other_parameters(tiny_run, monkeypatch, tmp_path):
     """Under the same name they are refused, and the finished run stays."""
     home = tiny_run[1]

@@ -299,6 +299,7 @@ def test_failing_runs(trivial):
     assert metrics(folders[("write", 1)]) == first, "a complete run ran again, in another process"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_worker(workers, trivial):
     """Its run is started again, on the same worker where there is only one."""
@@ -307,6 +308,7 @@ def test_killed_worker(workers, trivial):
     assert set(result.values()) == {""}
 
 
+@pytest.mark.slow
 def test_hanging_cell(trivial):
     result, _ = swept(trivial, {"cell_seconds": 6}, grid={"what": ["hang", "write"]})
     assert "more than 6 s" in result[("hang", 0)] and result[("write", 0)] == ""
@@ -332,6 +334,7 @@ def test_threads(trivial, monkeypatch):
     assert asked == [8, 4, 4]
 
 
+@pytest.mark.slow
 def test_no_queue_on_a_worker(trivial, monkeypatch):
     """No run waits behind another while a worker is idle."""
     collect, most = sweep._collect, []
@@ -376,6 +379,7 @@ def test_two_sweeps_of_one_output(trivial, hold_lock):
         swept(trivial, seeds=[0])
 
 
+@pytest.mark.slow
 def test_full_disk(trivial, monkeypatch):
     """What is finished is kept, and the error says what to do."""
     replace, moved = os.replace, []
@@ -447,6 +451,7 @@ def test_command_missing_file(trivial):
         sweep.main(["nowhere.yaml"])
 
 
+@pytest.mark.slow
 def test_command_interrupted(trivial):
     """Ctrl-C ends it cleanly, and the same command goes on."""
     marker = trivial / "marker"
@@ -525,6 +530,7 @@ def there(tmp_path):
     return tmp_path / "cluster"
 
 
+@pytest.mark.slow
 def test_cluster(trivial, there):
     """Its workers share no folder with the sweep, and each run's folder comes back."""
     with cluster(there, 2) as (address, _):
@@ -534,6 +540,7 @@ def test_cluster(trivial, there):
     assert found == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
 
 
+@pytest.mark.slow
 def test_cluster_lost_scheduler(trivial, there):
     """It is told, and the sweep started again goes on."""
     marker = trivial / "marker"
