@@ -77,6 +77,7 @@ def test_images_a_second_are_those_of_the_split_in_each_epoch():
     assert facts["images_per_second"] == 400 and facts["seconds"] == [3, 5] and facts["peak_memory_mb"] == 2
 
 
+@pytest.mark.slow
 def test_the_overhead_of_fit_is_measured_beside_validation_and_the_graph(tmp_path, capsys):
     result = bench.fit_overhead(rounds=2, images=2000, folder=tmp_path)
     assert -0.9 < result["fit_overhead"] < 20 and result["validation_seconds"] > 0 and result["graph_seconds"] > 0
