@@ -47,12 +47,13 @@ def test_one_hot_no_class_numbers(y):
         data.one_hot(y)
 
 
-def test_split_shares():
+@pytest.mark.parametrize(("options", "each"), [({}, 20), ({"fraction": 0.2}, 20), ({"fraction": 0.35}, 35)], ids=str)
+def test_split_shares(options, each):
     """The parts are disjoint, cover all, and each class has its share of both."""
-    train, valid = data.stratified_split(LABELS, fraction=0.2)
+    train, valid = data.stratified_split(LABELS, **options)
     assert sorted([*train, *valid]) == list(range(len(LABELS)))
-    assert np.bincount(LABELS[train]).tolist() == [80] * 10
-    assert np.bincount(LABELS[valid]).tolist() == [20] * 10
+    assert np.bincount(LABELS[train]).tolist() == [100 - each] * 10
+    assert np.bincount(LABELS[valid]).tolist() == [each] * 10
 
 
 @pytest.mark.parametrize("train_size", [0, 250])

@@ -201,6 +201,11 @@ def test_calibration_table_counted_by_hand():
     assert_allclose(table["accuracy"], [0.5, 1.0])
 
 
+def test_calibration_table_of_two_bins():
+    table = evaluation.calibration_table(*two_classes([0.55, 0.9], [True, True]), bins=2)
+    assert list(table.index) == [0.5] and list(table["images"]) == [2]
+
+
 def test_expected_calibration_error_weighs_bins_by_their_images():
     table = evaluation.calibration_table(*two_classes([0.6] * 9 + [1.0], [True] * 10))
     assert evaluation.expected_calibration_error(table) == pytest.approx(0.9 * 0.4)
