@@ -248,7 +248,7 @@ def test_estimate(monkeypatch):
     seconds = runs.read_metrics(reference)["train_seconds"]
     assert sweep.estimate({}, {"a": same}, defaults, 1) == pytest.approx(seconds)
     assert sweep.estimate(same, {"a": {"epochs": 2 * same["epochs"]}, "b": {}}, defaults, 2) == pytest.approx(
-        1.5 * seconds
+        3 * seconds / sweep.SIDE_BY_SIDE
     )
     assert sweep.estimate(same, {"a": {"filters": [8, 8, 8]}}, defaults, 1) < seconds / 4
 
