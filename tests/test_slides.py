@@ -18,7 +18,8 @@ CUT_OFF = """() => [...document.querySelectorAll('section.present pre, section.p
     part.scrollWidth > part.clientWidth + 1 ||
     part.getBoundingClientRect().right > innerWidth
     ).map(part => part.textContent.slice(0, 80))"""
-EQUATIONS = """() => [...document.querySelectorAll('section.present .mjx-chtml')].map(part => part.offsetHeight)"""
+EQUATIONS = """() => [...document.querySelectorAll('section.present:not(.stack) .mjx-chtml')].map(
+    part => part.offsetHeight)"""
 NEXT = """() => { const old = Deck.getCurrentSlide(); do Deck.next(); while (
     Deck.getCurrentSlide() === old && !(Deck.isLastSlide() && !Deck.availableFragments().next)) }"""
 
