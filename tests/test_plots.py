@@ -155,6 +155,20 @@ def test_images_under_their_titles_in_rows():
     assert [ax.get_ylabel() for ax in axs[:, 0]] == ["first", "second"]
 
 
+def test_images_size_and_colour_bar():
+    small, large = (plots.plot_images(IMAGES, size=size)[0, 0].figure for size in (1, 2))
+    assert_allclose(large.get_size_inches(), 2 * small.get_size_inches())
+    barred = plots.plot_images(IMAGES, colorbar="weight")[0, 0].figure
+    assert [ax.get_ylabel() for ax in barred.axes if ax.get_label() == "<colorbar>"] == ["weight"]
+
+
+def test_heat_maps_under_their_titles_in_rows():
+    axs = plots.plot_heat_maps(IMAGES, HEATS, titles=list("vwxyz"), columns=3, row_labels=["first", "second"])
+    assert axs.shape == (2, 3)
+    assert [ax.get_title() for ax in axs.flat] == [*"vwxyz", ""]
+    assert [ax.get_ylabel() for ax in axs[:, 0]] == ["first", "second"]
+
+
 @pytest.mark.parametrize(
     ("options", "limits"),
     [({}, [(0, 8), (0, 8)]), ({"shared": False}, [(0, 2), (0, 8)]),

@@ -353,6 +353,12 @@ def test_find_default(home, monkeypatch):
     assert runs.find("older").name == "older"
 
 
+def test_find_in_another_folder(home):
+    make("tiny")
+    elsewhere = home.rename(home.parent / "elsewhere")
+    assert runs.find("tiny", str(elsewhere)).folder == runs.find(runs_dir=str(elsewhere)).folder == elsewhere / "tiny"
+
+
 @pytest.fixture
 def reference(home, monkeypatch):
     """A reference run in a folder without write bits, as in a teacher's shared copy."""

@@ -308,7 +308,6 @@ def test_killed_worker(workers, trivial):
     assert set(result.values()) == {""}
 
 
-@pytest.mark.slow
 def test_hanging_cell(trivial):
     result, _ = swept(trivial, {"cell_seconds": 6}, grid={"what": ["hang", "write"]})
     assert "more than 6 s" in result[("hang", 0)] and result[("write", 0)] == ""
