@@ -3,25 +3,28 @@
 python tests/mutants.py [WORDS …]    (only the faults whose description has one of the words)
 
 A fault is a row of MUTANTS: what is wrong, the file, the text there, the text instead. Besides, each optional argument
-of a public function is ignored in turn (`ignored_arguments`). The gates are tried from the
-cheapest on until one fails: the unit tests of the changed module, the contracts of the notebooks, the other unit tests,
-a tiny run from end to end, strict nbval. First, a copy without a fault must pass all of them. The last line is
+of a public function is ignored in turn (`ignored_arguments`). The gates are tried from the cheapest on until one fails:
+the unit tests of the changed module, the contracts of the notebooks, the other unit tests, a tiny run from end to end,
+strict nbval. First, a copy without a fault must pass all of them. Two faults are tried at once. The last line is
 `caught N of N`; the exit status is 1 where a fault was not caught.
 """
 
 import ast
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", "trainings", ".ipynb_checkpoints")
+AT_ONCE = 2  # faults, each in a copy of its own
 MODULES = (
     "lesson", "data", "evaluation", "comparison", "model", "runs", "photo", "plots", "augmentation", "training_copy",
     "training", "sweep",
@@ -37,13 +40,14 @@ DATA, MODEL, AUGMENTATION, TRAINING, COPY, PROGRESS, CHECKPOINT, RECIPE, EVALUAT
 RUNS, COMPARISON, SWEEP, PHOTO, LESSON = (
     f"fmnist_utils/{name}.py" for name in ("runs", "comparison", "sweep", "photo", "lesson")
 )
+RUN_FOLDER = "fmnist_utils/_run_folder.py"
 OWN_TESTS = {
     COPY: "training_copy",
     PROGRESS: "training",
     CHECKPOINT: "training",
     RECIPE: "benchmark",
+    RUN_FOLDER: "runs",
 }  # where a module's tests are not named as it is
-RUN_FOLDER = "fmnist_utils/_run_folder.py"
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 MUTANTS = [
@@ -272,7 +276,7 @@ def gates(file):
     """Yield (gate, pytest's arguments), from the cheapest on, for a fault in `file`; None for all gates."""
     unit = [f"tests/test_{module}.py" for module in MODULES]
     if file is None or file.endswith(".py"):
-        own = f"tests/test_{OWN_TESTS.get(file, Path(file).stem)}.py" if file else None
+        own = f"tests/test_{OWN_TESTS.get(file, Path(file).stem.lstrip('_'))}.py" if file else None
         if own:
             yield "unit", [own]
         yield "contract", ["tests/test_notebooks.py"]
@@ -315,6 +319,15 @@ def hunt(mutant, folder):
         undo()
 
 
+def timed(mutant, copies):
+    """Hunt a fault in one of the copies; return the gate, the test and the seconds."""
+    copy, start = copies.get(), time.monotonic()
+    try:
+        return *hunt(mutant, copy), time.monotonic() - start
+    finally:
+        copies.put(copy)
+
+
 def copy_of_the_project(folder):
     """Copy the project and check that its tests import the copy; return its folder."""
     copy = Path(folder) / "project"
@@ -333,18 +346,21 @@ def main(words):
     mutants = [*MUTANTS, *ignored_arguments()]
     wanted = [mutant for mutant in mutants if not words or any(word in mutant[0] for word in words)]
     caught, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = copy_of_the_project(folder)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        copies = queue.SimpleQueue()
+        for number in range(AT_ONCE):
+            copies.put(copy_of_the_project(Path(folder) / str(number)))
         if not words:
+            control = copies.get()
             for gate, arguments in gates(None):
-                if failed := first_failure(copy, arguments):
+                if failed := first_failure(control, [*arguments, "-n", str(AT_ONCE), "--dist", "loadfile"]):
                     sys.exit(f"without a fault, {gate} fails at {failed}: nothing can be told")
+            copies.put(control)
             print(f"without a fault every gate passes, {time.monotonic() - began:.0f} s", flush=True)
-        for mutant in wanted:
-            start = time.monotonic()
-            gate, test = hunt(mutant, copy)
+        tried = pool.map(lambda mutant: timed(mutant, copies), wanted)
+        for mutant, (gate, test, seconds) in zip(wanted, tried, strict=True):
             caught += bool(gate)
-            told = f"{gate:10s} {time.monotonic() - start:4.0f} s" if gate else "NOT CAUGHT        "
+            told = f"{gate:10s} {seconds:4.0f} s" if gate else "NOT CAUGHT        "
             print(f"{told}  {mutant[0]} ({mutant[1]}) {test}", flush=True)
     print(f"caught {caught} of {len(wanted)}")
     sys.exit(caught < len(wanted))

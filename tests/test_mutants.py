@@ -41,6 +41,12 @@ def test_the_faults_are_many_and_different():
     assert len({mutant[0] for mutant in mutants.MUTANTS}) == len(mutants.MUTANTS)
 
 
+def test_the_tests_of_each_gate_are_there():
+    files = {mutant[1] for mutant in [*mutants.MUTANTS, *mutants.ignored_arguments()]}
+    words = {word for file in files for _, arguments in mutants.gates(file) for word in arguments if "/" in word}
+    assert len(words) > 10 and not [word for word in sorted(words) if not (mutants.ROOT / word).is_file()]
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     return mutants.copy_of_the_project(tmp_path_factory.mktemp("project"))
