@@ -13,7 +13,7 @@ from fmnist_utils import _environment, _tensorflow
 
 INTEL = platform.machine() in ("x86_64", "AMD64")  # oneDNN's switch is for these
 PROBE = """
-from fmnist_utils._tensorflow import tf
+from fmnist_utils._tensorflow import capture_stderr, tf
 tf.cast([0.1], tf.bfloat16).numpy()
 import json, os
 from tensorflow.python.util import _pywrap_util_port
@@ -21,8 +21,10 @@ from fmnist_utils._environment import cores, thread_settings
 from fmnist_utils.model import build_model
 used = {name: os.environ[name] for name in thread_settings(1)}
 model = build_model(filters=[4], convs_per_block=[1])
+with capture_stderr():  # TensorFlow 2.17 writes a notice when it is asked
+    onednn = _pywrap_util_port.IsMklEnabled()
 print(json.dumps({
-    "onednn": _pywrap_util_port.IsMklEnabled(), "threads": used, "of the cores": thread_settings(cores()),
+    "onednn": onednn, "threads": used, "of the cores": thread_settings(cores()),
     "output": model(tf.zeros((1, 28, 28, 1))).dtype.name,
 }))
 """
