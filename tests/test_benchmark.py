@@ -4,18 +4,22 @@ import importlib
 import os
 import sys
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
-from fmnist_utils import runs
-from fmnist_utils._recipe import read_recipe
+from fmnist_utils import pipeline, runs, training
+from fmnist_utils._recipe import compiled_network, read_recipe
+from fmnist_utils._tensorflow import tf
+from fmnist_utils.model import build_model
 
 sys.path.insert(0, str(runs.ROOT / "benchmarks"))
 bench, step_time = (importlib.import_module(name) for name in ("time_to_accuracy", "step_time"))
 sys.path.pop(0)
 
 
-def training(recipe, seed, val_accuracy, seconds, **others):
+def trained(recipe, seed, val_accuracy, seconds, **others):
     return {
         "recipe": recipe, "seed": seed, "val_accuracy": val_accuracy, "seconds": seconds, "train_seconds": seconds[-1],
         "best_epoch": len(seconds), "images_per_second": 1000.0, "gflop_per_image": 0.05, "peak_memory_mb": 900.0,
@@ -35,20 +39,20 @@ def test_the_recipes_of_others_are_as_published(name, parameters, batch_size, ep
 
 
 def test_seconds_to_the_goal_are_those_of_the_first_epoch_that_reaches_it():
-    reached = training("plain", 0, [0.9, 0.93, 0.95], [10, 20, 30])
+    reached = trained("plain", 0, [0.9, 0.93, 0.95], [10, 20, 30])
     assert bench.seconds_to(0.93, reached) == (20, True)
     assert bench.seconds_to(0.96, reached) == (30, False), "all its time is a lower bound"
 
 
 def test_the_summary_is_of_all_seeds():
     trainings = [
-        training("plain", 0, [0.90, 0.94, 0.92], [60, 120, 180], test_accuracy=0.92),
-        training("plain", 1, [0.90, 0.91, 0.93], [60, 130, 190], test_accuracy=0.93),
-        training("plain", 2, [0.93], [100], test_accuracy=0.94),
-        training("quick", 0, [0.90, 0.93], [4, 8], test_accuracy=0.92),
-        training("quick", 1, [0.90, 0.94], [5, 10], test_accuracy=0.94),
-        training("full", 0, [0.92, 0.95], [30, 60], test_accuracy=0.94),
-        training("hands_on_ml", 0, [0.86], [100], extrapolated_from_epochs=1),
+        trained("plain", 0, [0.90, 0.94, 0.92], [60, 120, 180], test_accuracy=0.92),
+        trained("plain", 1, [0.90, 0.91, 0.93], [60, 130, 190], test_accuracy=0.93),
+        trained("plain", 2, [0.93], [100], test_accuracy=0.94),
+        trained("quick", 0, [0.90, 0.93], [4, 8], test_accuracy=0.92),
+        trained("quick", 1, [0.90, 0.94], [5, 10], test_accuracy=0.94),
+        trained("full", 0, [0.92, 0.95], [30, 60], test_accuracy=0.94),
+        trained("hands_on_ml", 0, [0.86], [100], extrapolated_from_epochs=1),
     ]
     result = bench.summarize(trainings, peak=100.0)
     assert result["ratio_to_93"] == pytest.approx(120 / 9, abs=0.01)
@@ -63,11 +67,42 @@ def test_the_summary_is_of_all_seeds():
 
 def test_no_ratio_is_given_when_one_of_our_seeds_never_reached_the_goal():
     trainings = [
-        training("plain", 0, [0.94], [60], test_accuracy=0.92),
-        training("quick", 0, [0.94], [4], test_accuracy=0.92),
-        training("quick", 1, [0.92], [4], test_accuracy=0.92),
+        trained("plain", 0, [0.94], [60], test_accuracy=0.92),
+        trained("quick", 0, [0.94], [4], test_accuracy=0.92),
+        trained("quick", 1, [0.92], [4], test_accuracy=0.92),
     ]
     assert "ratio_to_93" not in bench.summarize(trainings, peak=100.0)
+
+
+def described(model):
+    """Return what `compile` was given, and where one step of weight decay alone leaves weights of 1."""
+    optimizer, rates = model.optimizer, []
+    optimizer.build(model.trainable_variables)
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer.apply([np.zeros(variable.shape, "float32") for variable in model.trainable_variables])
+    for step in (0, 5, 20, 59):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    weights = {variable.path: float(np.mean(variable)) for variable in model.trainable_variables}
+    steps = model.steps_per_execution
+    return model.loss.get_config(), type(optimizer), optimizer.beta_2, rates, steps, model.dtype_policy.name, weights
+
+
+def test_the_recipe_is_compiled_as_notebook_03_does_it():
+    """With no parameter of the training at its default."""
+    params = read_recipe(runs.ROOT / "params" / "quick.yaml")
+    params |= {"weight_decay": 0.5, "label_smoothing": 0.3, "learning_rate": 0.02, "precision": "float32", "epochs": 2}
+    params |= {"filters": [4], "convs_per_block": [1], "dropout": 0.3}
+    cells = {
+        cell.id: cell.source
+        for cell in nbformat.read(runs.ROOT / "notebooks" / f"{pipeline.TRAINING}.ipynb", as_version=4).cells
+    }
+    (rate,) = [line for line in cells["schedule"].split("\n") if line.startswith("rate = ")]
+    names = {"np": np, "tf": tf, "training": training, "build_model": build_model, "steps_per_epoch": 30, **params}
+    names["steps_per_execution"] = training.steps_per_execution(30)
+    exec(rate + "\n" + cells["train-fit"].split("checkpoint = ")[0], names)
+    assert described(compiled_network(params, 30)) == described(names["model"])
 
 
 def test_images_a_second_are_those_of_the_split_in_each_epoch():
