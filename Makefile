@@ -26,7 +26,7 @@ test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow" -n 2 --dist loadfile
 	@$(PY) -m pytest --nbval notebooks/[0-9][0-9]_*[a-z].ipynb --nbval-cell-timeout=600 -n 2 --dist loadfile
 
-test-slow: dev-tools data
+test-slow: dev-tools data  ## the slow tests alone
 	@$(PY) -m pytest tests -m slow
 	@$(PY) -m pytest --nbval notebooks/solutions --nbval-cell-timeout=600
 
@@ -38,7 +38,7 @@ coverage: dev-tools data  ## which lines of the package do the unit tests run? f
 	@$(PY) -m coverage combine -q
 	@$(PY) -m coverage report
 
-mutants: dev-tools data  ## do the tests catch a wrong result? small faults against every gate (half an hour)
+mutants: dev-tools data  ## do the tests catch a wrong result? small faults against every gate (over an hour)
 	@$(PY) tests/mutants.py
 
 steady: dev-tools data  ## strict nbval 20 times, two at once (an hour)
