@@ -207,6 +207,13 @@ def test_training_passes_each_parameter_on_under_its_own_name(training):
         assert used == {keyword.arg}, f"pass {keyword.arg} on, not {ast.unparse(keyword.value)}"
 
 
+def test_training_uses_each_parameter_where_it_trains(training):
+    """In these four cells: that a lesson's cell uses it, too, is not enough."""
+    cells = [cell_of(training, name) for name in ("prepare", "schedule", "stop", "train-fit")]
+    unused = declared(training) - {node.id for node in nodes(cells, ast.Name)}
+    assert unused <= {"run_name", "runs_dir"}, "give the training the parameter or take it out of the cell"
+
+
 def test_training_gives_the_test_images_no_name(training):
     assert not [node.id for node in nodes(code_cells(training), ast.Name) if "test" in node.id]
 
