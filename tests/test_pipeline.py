@@ -70,6 +70,14 @@ def test_bad_parameter_file(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_extra_parameters(tmp_path):
+    """A sweep's own notebook may have more names than ours: they are allowed, and not checked."""
+    path = parameter_file(tmp_path, "epochs: 5\ntemperature: hot")
+    assert pipeline.read_parameters(path, extra=["temperature"])["temperature"] == "hot"
+    with pytest.raises(ValueError, match="no notebook has a parameter temperature"):
+        pipeline.read_parameters(path)
+
+
 def test_unwritable_runs_folder(tmp_path, monkeypatch):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder", encoding="utf-8")

@@ -314,7 +314,7 @@ def test_hanging_cell(trivial):
 
 
 def test_threads(trivial, monkeypatch):
-    """Those of a run do not depend on how many runs are left."""
+    """Those of a run do not depend on how many runs are left, and a number that is given stands."""
     monkeypatch.setattr(sweep, "CPU_COUNT", 8)
     asked = []
 
@@ -330,7 +330,9 @@ def test_threads(trivial, monkeypatch):
         for name in names(trivial, seeds=seeds[:1]):  # as if this one had been completed: one of two is left
             (trivial / "out" / name).mkdir(exist_ok=True)
             (trivial / "out" / name / runs.METRICS).touch()
-    assert asked == [8, 4, 4]
+    with pytest.raises(sweep.SweepError, match="enough"):
+        swept(trivial, {"workers": 2, "threads": 3}, seeds=[5, 6])
+    assert asked == [8, 4, 4, 3]
 
 
 @pytest.mark.slow
