@@ -116,6 +116,7 @@ def run_all(values, runs_dir=None):
     values = {**values, "runs_dir": str(runs_dir or values.get("runs_dir", "runs"))}
     folder = runs.runs_folder(values["runs_dir"]) / values["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    skipped = 0
     for number, notebook in enumerate(NOTEBOOKS, start=1):
         output = folder / "notebooks" / f"{notebook}.ipynb"
         parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
@@ -123,10 +124,13 @@ def run_all(values, runs_dir=None):
         reason = why_to_run(notebook, parameters, output, folder)
         if not reason:
             print(f"{title}: complete, made by the same notebook, parameters and code: skipped")
+            skipped += 1
             continue
         if output.is_file():
             print(f"{title}: runs again, {reason}")
         execute(notebook, parameters, output, title)
+    if skipped == len(NOTEBOOKS):
+        print(f"Nothing was left to do. To run it again, delete {_display_path(folder)} or choose another run_name.")
     write_report(folder)
     return folder
 

@@ -242,7 +242,9 @@ def test_tiny_run_again(tiny_run, monkeypatch, capsys):
     path, home, _ = tiny_run
     stamps = {p: p.stat().st_mtime_ns for p in home.rglob("*.ipynb")}
     call_main(monkeypatch, path, "--runs-dir", home)
-    assert capsys.readouterr().out.count("complete, made by the same notebook, parameters and code: skipped") == 4
+    out = capsys.readouterr().out
+    assert out.count("complete, made by the same notebook, parameters and code: skipped") == 4
+    assert f"To run it again, delete {home / 'tiny'} or choose another run_name." in out
     assert {p: p.stat().st_mtime_ns for p in home.rglob("*.ipynb")} == stamps
 
 
