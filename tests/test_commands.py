@@ -140,7 +140,7 @@ def test_tests_leave_out_a_users_files(tmp_path):
     """In an unpacked archive with files of a user's own, the tests of files are those of the project's files."""
     skip = shutil.ignore_patterns(".*", "runs", "build", "reference", "results", "__pycache__", "*.egg-info", "shared")
     shutil.copytree(ROOT, tmp_path / "project", ignore=skip)
-    files = [f"tests/test_{name}.py" for name in ("notebooks", "notebook_style", "parameters", "floors")]
+    files = [f"tests/test_{name}.py" for name in ("notebooks", "notebook_style", "parameters", "package_layers")]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
     options = {"cwd": tmp_path / "project", "env": {**os.environ, "PYTHONPATH": str(tmp_path / "project")}}
     before = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", **options).stdout

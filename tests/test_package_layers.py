@@ -1,4 +1,4 @@
-"""The package's three floors: notebooks use the visible modules, these the machinery, and none of them the tools."""
+"""The package's three layers: notebooks use the visible modules, these the machinery, and none of them the tools."""
 
 import ast
 import re
@@ -53,6 +53,12 @@ def test_imports_are_found():
     assert len(VISIBLE) >= 10 and len(NOTEBOOKS) >= 14
 
 
+def test_each_module_has_a_line_in_the_guide():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", guide, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(MODULES), "CONTRIBUTING.md lists each module once"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebook_imports(path):
     """A notebook imports the visible modules only."""
@@ -67,7 +73,7 @@ def test_notebook_imports(path):
 def test_module_needs_no_tool(name):
     """Neither directly nor by way of others."""
     assert not closure([name]) & HEADLESS, (
-        "a notebook would wait for dask and papermill: move what it needs down a floor"
+        "a notebook would wait for dask and papermill: move what it needs down a layer"
     )
 
 

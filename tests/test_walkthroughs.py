@@ -91,7 +91,8 @@ def told(tmp_path_factory):
     edit(package / "parameters.py", 'AUGMENTATIONS = ("flip", "shift", "erase")', names.rstrip())
 
     metrics, summary = blocks(METRIC)
-    edit(training, 'metrics=["accuracy"],', metrics.strip().replace(" = ", "=") + ",")
+    accuracy = re.sub(r"\[.+\],\n *", '["accuracy"], ', metrics.rstrip())
+    edit(training, accuracy, metrics.rstrip())
     edit(
         package / "training.py",
         '        "best_epoch": best_epoch,\n',
