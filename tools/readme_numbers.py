@@ -100,16 +100,14 @@ def _sweeps():
 
 
 def _tests():
-    first, added = (
-        (RESULTS / name).read_text(encoding="utf-8").splitlines() for name in ("mutants.txt", "mutants_added.txt")
-    )
-    gates = [line.split()[0] for line in first[2:-1]]
-    green = pd.read_csv(RESULTS / "nbval_steady.csv")["green"]
+    mutants = (RESULTS / "mutants.txt").read_text(encoding="utf-8").splitlines()
+    gates = [line.split()[0] for line in mutants[2:-1]]
+    steady = pd.read_csv(RESULTS / "nbval_steady.csv")
     return {
-        "mutants.caught": first[-1].removeprefix("caught "),
+        "mutants.caught": mutants[-1].removeprefix("caught "),
         **{f"mutants.{gate}": str(gates.count(gate)) for gate in ("unit", "contract", "nbval")},
-        "mutants.added": added[-1].removeprefix("caught "),
-        "flakiness.green": f"{green.sum()} of {len(green)} runs",
+        "flakiness.green": f"{steady['green'].sum()} of {len(steady)} runs",
+        "flakiness.cells": str(steady["cells"].max()),
         "coverage": (RESULTS / "coverage.txt")
         .read_text(encoding="utf-8")
         .split("TOTAL")[1]
