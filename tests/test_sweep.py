@@ -44,7 +44,7 @@ if what == "raise":
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "hang":
-    time.sleep(600)
+    time.sleep(100)
 if what == "kill the worker once" and not once.exists():
     once.touch()
     os.kill(os.getppid(), signal.SIGKILL)
@@ -333,6 +333,22 @@ def test_threads(trivial, monkeypatch):
     with pytest.raises(sweep.SweepError, match="enough"):
         swept(trivial, {"workers": 2, "threads": 3}, seeds=[5, 6])
     assert asked == [8, 4, 4, 3]
+
+
+def test_workers(trivial, monkeypatch):
+    """As many as asked for, of the cluster that is named, and no more than runs are left."""
+    monkeypatch.setattr(sweep, "CPU_COUNT", 8)
+    asked = []
+
+    def check(*cluster):
+        asked.append(cluster)
+        raise sweep.SweepError("enough")
+
+    monkeypatch.setattr(sweep, "_cluster", check)
+    for options in ({"workers": 1}, {"workers": 3}, {"workers": 5}, {"workers": 2, "scheduler": "tcp://there:1"}):
+        with pytest.raises(sweep.SweepError, match="enough"):
+            swept(trivial, options, seeds=[1, 2, 3, 4])
+    assert asked == [(1, None), (3, None), (4, None), (2, "tcp://there:1")]
 
 
 @pytest.mark.slow
