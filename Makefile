@@ -53,7 +53,7 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 to 3.13 with venv found (Debian, Ubuntu: apt install python3-venv). Name one: make PYTHON=/path/to/python3.12"; exit 1; fi
 	@$(IN_PLACE) && $(PY) -m pip --version >/dev/null 2>&1 || { \
 		echo "making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
-	@echo "installing requirements.txt (about 600 MB on the first time)"
+	@echo "installing requirements.txt (about 800 MB on the first time)"
 	@$(PIP) uv && $(UV) -r requirements.txt -e . || { echo "trying pip alone"; $(PIP) -r requirements.txt -e .; }
 	@touch $@
 
