@@ -1,15 +1,9 @@
 """TensorFlow, imported without its start-up log, and with its fast convolutions on every Intel and AMD processor.
 
-TensorFlow's C++ side writes notices about CUDA and oneDNN to file descriptor 2 before any Python setting
-can reach it, so TF_CPP_MIN_LOG_LEVEL does not help. In a notebook they would stand as a red block above the
-first result, and strict notebook tests would fail on them.
-
-TensorFlow computes convolutions by Intel's oneDNN where the processor has instructions made for networks (AVX-512 VNNI
-and its kin), elsewhere by Eigen, which took 3.4 times as long for a step of our network on a processor with AVX2 alone
-(benchmarks/README.md). So oneDNN is asked for before the import, unless TF_ENABLE_ONEDNN_OPTS is set already.
-
-Training computes two halves of a batch side by side (`_training_copy`), which wants two operations at a time and the
-cores shared out between them. TensorFlow reads that at its start, so it is set here, unless it is set already.
+Its C++ side writes notices to file descriptor 2 before any Python setting can reach it; in a notebook they would stand
+as a red block above the first result. Settings that it reads at its start are set here, unless they are set already:
+oneDNN on processors without AVX-512 too, where Eigen takes 3.4 times as long (benchmarks/README.md), and two operations
+at a time, since training computes two halves of a batch side by side (`_training_copy`).
 """
 
 import os
@@ -43,15 +37,10 @@ for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"
     if os.environ.get(_name, _wanted).lower() not in (_wanted, "", "false"):
         raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or {_wanted!r}")
     os.environ[_name] = _wanted  # or a user's keras.json decides
-for _name in thread_settings(1):
-    if not os.environ.get(_name, "0").strip():
-        del os.environ[_name]
-    elif not os.environ.get(_name, "0").strip().isdecimal():
-        raise ImportError(f"{_name} is set to {os.environ[_name]!r}; this project needs it unset or a whole number")
 if os.environ.get("KERAS_HOME", "").startswith("~"):  # Keras would look in one place and write in another
     os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
 for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(cores())}.items():
-    os.environ.setdefault(_name, _value)
+    os.environ[_name] = os.environ.get(_name, "").strip() or _value
 with capture_stderr():
     import tensorflow as tf
 

@@ -22,15 +22,10 @@ BatchNormalization = tf.keras.layers.BatchNormalization
 
 
 def training_copy(model, precision="auto"):
-    """Copy a model, with its weights, so that its training steps are fast on this computer.
+    """Copy a model of `build_model`, with its weights, uncompiled, so that its steps are fast on this computer.
 
-    Args:
-        model (keras.Model): A network of `build_model`.
-        precision (str): "float32", "mixed_bfloat16" (activations in 16 bits, weights and softmax in 32; Kalamkar et
-            al. 2019, arXiv:1905.12322) or "auto": mixed_bfloat16 where `bfloat16_is_faster`, otherwise float32.
-
-    Returns:
-        keras.Model: Not yet compiled.
+    `precision`: "float32", "mixed_bfloat16" (activations in 16 bits, weights and softmax in 32; Kalamkar et al. 2019,
+    arXiv:1905.12322) or "auto": mixed_bfloat16 where `bfloat16_is_faster`.
     """
     if precision == "auto":
         precision = "mixed_bfloat16" if bfloat16_is_faster() else "float32"

@@ -10,26 +10,11 @@ ERASE_ASPECT = (0.3, 1 / 0.3)  # height / width
 
 
 def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=(), max_shift=1, seed=0):
-    """Make the batches of the epochs from `initial_epoch` on, one after the other.
+    """Make the batches of the epochs from `initial_epoch` to `epochs`, a tf.data.Dataset of (images, labels).
 
-    Order and augmentation come from (seed, epoch, batch) alone, so a training that goes on after an interruption
-    sees what it would have seen.
-
-    Args:
-        x: (n, 28, 28, 1) float32 in [0, 1].
-        y: (n, 10) one-hot.
-        batch_size (int): Images a batch; the last one of an epoch may be smaller.
-        epochs (int): The number of the last epoch.
-        initial_epoch (int): How many epochs are done already.
-        augment (sequence of str): Names from `AUGMENTATIONS`, applied in this order.
-        max_shift (int): Pixels, see `random_translation`.
-        seed (int): Of order and augmentation.
-
-    Returns:
-        tf.data.Dataset: Pairs of images (batch, 28, 28, 1) float32 and labels (batch, 10).
-
-    Raises:
-        ValueError: An augmentation is unknown.
+    `x`: (n, 28, 28, 1) float32 in [0, 1]; `y`: (n, …); `augment`: names from `AUGMENTATIONS`, applied in this order;
+    `max_shift`: pixels. Order and changes come from (seed, epoch, batch) alone, so a training that goes on after an
+    interruption sees what it would have seen. Raises ValueError for an unknown augmentation.
     """
     if isinstance(augment, str) or set(augment) - set(AUGMENTATIONS):
         known = ", ".join(AUGMENTATIONS)
@@ -58,18 +43,7 @@ def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=()
 
 
 def augment_batch(x, augment, flip_mask, key, max_shift=1):
-    """Augment one batch of images.
-
-    Args:
-        x: (n, 28, 28, 1) float32.
-        augment (sequence of str): Names from `AUGMENTATIONS`.
-        flip_mask: (n,) bool, the images that "flip" mirrors.
-        key: (2,) whole numbers, the seed of the random changes.
-        max_shift (int): Pixels, for "shift".
-
-    Returns:
-        (n, 28, 28, 1) float32.
-    """
+    """Augment images (n, 28, 28, 1); `flip_mask`: (n,) bool, those that "flip" mirrors; `key`: (2,) int, the seed."""
     keys = tf.unstack(tf.random.experimental.stateless_split(key, len(AUGMENTATIONS)))
     key_of = dict(zip(AUGMENTATIONS, keys, strict=True))
     for name in augment:
@@ -78,11 +52,7 @@ def augment_batch(x, augment, flip_mask, key, max_shift=1):
 
 
 def alternating_flip(x, flip_mask):
-    """Mirror the images of `flip_mask` left to right.
-
-    The mask changes sides with every epoch, which shows an image both ways more evenly than a coin does (alternating
-    flip: Jordan 2024, arXiv:2404.00498).
-    """
+    """Mirror the images of `flip_mask` left to right, each in every other epoch (Jordan 2024, arXiv:2404.00498)."""
     return tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x)
 
 

@@ -1,31 +1,53 @@
-"""Fashion-MNIST, loaded by Keras from checked files and put into the form that a network takes.
+"""Fashion-MNIST: fetched once, verified, loaded by Keras, and put into the form that a network takes.
 
 The data set is by Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf, 2017, arXiv:1708.07747), MIT licence.
-`python -m fmnist_utils.data` fetches it, checks it, and says where it came from.
+`python -m fmnist_utils.data` fetches it and says where it came from.
 """
 
+import errno
+import hashlib
+import io
+import os
+import socket
+import subprocess
 import sys
+import tempfile
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from sklearn.model_selection import train_test_split
-
-from fmnist_utils._download import DatasetUnavailable, cache_folder, ensure_dataset
 
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 IMAGE_SHAPE = (28, 28, 1)
+SHA256 = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+SUBFOLDER = Path("datasets", "fashion-mnist")  # of Keras's home
+DEBIAN_PACKAGE, DEBIAN_FOLDER = "dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")
+URLS = (
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+STALL_SECONDS, TOTAL_SECONDS = 10, 600  # without an answer; of a source that answers, but slowly
+
+
+class DatasetUnavailable(RuntimeError):
+    """No source could deliver the four files; the message names each source, why it failed, and what to do."""
 
 
 def load_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Load the data set by `tf.keras.datasets.fashion_mnist.load_data()`, from checked files.
+    """Load the data set by `tf.keras.datasets.fashion_mnist.load_data()`, from verified files.
 
-    Returns:
-        (x_train, y_train), (x_test, y_test): images (60000, 28, 28) and (10000, 28, 28) uint8 in 0 to 255, labels
-        (60000,) and (10000,) uint8 in 0 to 9.
-
-    Raises:
-        DatasetUnavailable: No source can deliver the files.
+    Returns (x_train, y_train), (x_test, y_test): images (60000, 28, 28) and (10000, 28, 28) uint8 in 0 to 255, labels
+    (60000,) and (10000,) uint8 in 0 to 9. Raises DatasetUnavailable.
     """
     from fmnist_utils._tensorflow import tf  # only here: who only splits or scales need not wait for TensorFlow
 
@@ -34,16 +56,9 @@ def load_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 
 
 def scale(x: np.ndarray) -> np.ndarray:
-    """Scale pixels from 0–255 to [0, 1] and add the channel dimension.
+    """Scale pixels from 0–255 to [0, 1] and add the channel dimension: (n, 28, 28) uint8 to (n, 28, 28, 1) float32.
 
-    Args:
-        x: (n, 28, 28) uint8.
-
-    Returns:
-        (n, 28, 28, 1) float32.
-
-    Raises:
-        ValueError: `x` has another type or shape, so that images cannot be scaled twice.
+    Raises ValueError for any other type or shape, so that images cannot be scaled twice.
     """
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != IMAGE_SHAPE[:2]:
@@ -52,16 +67,9 @@ def scale(x: np.ndarray) -> np.ndarray:
 
 
 def one_hot(y: np.ndarray) -> np.ndarray:
-    """Encode class numbers as one-hot rows, by `tf.keras.utils.to_categorical`.
+    """Encode class numbers (n,), 0 to 9, as one-hot rows (n, 10) float32, by `tf.keras.utils.to_categorical`.
 
-    Args:
-        y: (n,) whole numbers in 0 to 9.
-
-    Returns:
-        (n, 10) float32.
-
-    Raises:
-        ValueError: `y` is anything else, such as labels that are one-hot already.
+    Raises ValueError for anything else, such as labels that are one-hot already.
     """
     from fmnist_utils._tensorflow import tf
 
@@ -74,41 +82,113 @@ def one_hot(y: np.ndarray) -> np.ndarray:
 def stratified_split(
     y: np.ndarray, fraction: float = 0.2, seed: int = 0, train_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a labelled set into a training and a validation part, each class in the same proportion in both.
+    """Split a labelled set into a training and a validation part, keeping each class's share.
 
-    Args:
-        y: (n,) class numbers.
-        fraction: The validation part's share, 0 < fraction < 1.
-        seed: Of the split alone.
-        train_size: Keep only so many images of the training part, stratified too; 0 keeps all. The validation part
-            does not depend on it.
-
-    Returns:
-        train_index, valid_index: sorted positions in `y`, without a common element.
-
-    Raises:
-        ValueError: A class would be left without an image.
+    `y`: (n,) classes 0 to 9; `fraction`: the validation part's, 0 < fraction < 1; `train_size`: keep only so many of
+    the training part, stratified too (0: all), which leaves the validation part as it is. Returns the sorted positions
+    of both parts. Raises ValueError if a class would be left empty.
     """
-    index = np.arange(len(y))
-    train, valid = train_test_split(index, test_size=fraction, stratify=y, random_state=seed)
-    if train_size not in (0, len(train)) and not len(CLASS_NAMES) <= train_size <= len(train) - len(CLASS_NAMES):
-        raise ValueError(
-            f"train_size = {train_size}: allowed are 0 or {len(train)} (the whole training part) and "
-            f"{len(CLASS_NAMES)} to {len(train) - len(CLASS_NAMES)}"
-        )
-    if train_size and train_size < len(train):
+    train, valid = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
+    if train_size not in (0, len(train)):
+        least, most = len(CLASS_NAMES), len(train) - len(CLASS_NAMES)
+        if not least <= train_size <= most:
+            raise ValueError(f"train_size = {train_size}: allowed are 0 or {len(train)} (all), and {least} to {most}")
         train, _ = train_test_split(train, train_size=train_size, stratify=y[train], random_state=seed)
     return np.sort(train), np.sort(valid)
 
 
-def main():
-    """Fetch and check the data set; print which source served, or why none did."""
+def ensure_dataset() -> str:
+    """Make sure that Keras's cache holds the four verified files; return the name of the source that served.
+
+    Sources in order: the cache; the folder in FMNIST_DATA_DIR; Debian's package where it is installed; the addresses of
+    Keras and of Zalando; that package, unpacked without installing it. Raises DatasetUnavailable.
+    """
+    from fmnist_utils._tensorflow import tf
+
+    cache = "Keras's home"
     try:
-        source = ensure_dataset()
-        print(f"Fashion-MNIST is in {cache_folder()}: four files, SHA-256 checked. Source: {source}")
-    except DatasetUnavailable as error:
-        sys.exit(str(error))
+        with redirect_stdout(io.StringIO()):  # Keras knows where it reads from: there its `get_file` puts a file
+            here = tf.keras.utils.get_file(".keras_looks_here", origin=Path(__file__).as_uri(), cache_subdir="")
+        cache = Path(here).parent / SUBFOLDER
+        if _verified(cache):
+            return f"the cache {cache}"
+        cache.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(cache / ".lock", timeout=TOTAL_SECONDS),
+            tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch,  # os.replace works within one disk
+        ):
+            return f"the cache {cache}" if _verified(cache) else _fetch(cache, Path(scratch), tf.keras.utils.get_file)
+    except DatasetUnavailable:
+        raise
+    except Exception as error:  # Keras raises a bare one when it cannot write
+        raise DatasetUnavailable(
+            f"cannot write the data set into {cache}: {error}. Make room, stop the process that holds it, or name "
+            "another folder in the environment variable KERAS_HOME."
+        ) from error
+
+
+def _verified(folder):
+    try:
+        return all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == digest for n, digest in SHA256.items())
+    except OSError:
+        return False
+
+
+def _fetch(cache, scratch, get_file):
+    """Fetch the four files into `scratch` from the first source that serves, then move them into the cache."""
+    sources = [(url, lambda url=url: url) for url in URLS]
+    sources.insert(0, (f"the folder {DEBIAN_FOLDER}", lambda: DEBIAN_FOLDER.as_uri() + "/"))
+    if folder := os.environ.get("FMNIST_DATA_DIR"):
+        sources.insert(0, (f"FMNIST_DATA_DIR, {folder}", lambda: Path(folder).expanduser().absolute().as_uri() + "/"))
+    sources.append((f"the Debian package {DEBIAN_PACKAGE}", lambda: _unpack_debian_package(scratch).as_uri() + "/"))
+    errors, options = [], {"cache_dir": str(scratch), "cache_subdir": "", "hash_algorithm": "sha256"}
+    usual = socket.getdefaulttimeout()
+    for source, locate in sources:
+        try:
+            socket.setdefaulttimeout(STALL_SECONDS)
+            with redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # Keras's progress bar
+                address = locate()
+                for name, digest in SHA256.items():
+                    get_file(name, address + name, file_hash=digest, **options)
+        except Exception as error:  # Keras raises bare ones
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise  # our own disk, not the source
+            lines = (getattr(error, "stderr", None) or str(error) or repr(error)).strip().splitlines()
+            errors.append(f"{source}: {lines[-1][-200:]}")  # the cause stands last
+            continue
+        finally:
+            socket.setdefaulttimeout(usual)
+        for name in SHA256:
+            os.replace(scratch / name, cache / name)
+        return source
+    raise DatasetUnavailable(
+        "Fashion-MNIST could not be had. Tried:\n  - " + "\n  - ".join(errors) + "\n"
+        "What to do: connect to the network and try again; or copy the four .gz files (from another machine's "
+        "~/.keras/datasets/fashion-mnist, say) into a folder and set FMNIST_DATA_DIR to it."
+    )
+
+
+def _unpack_debian_package(folder):
+    """Let apt download Debian's package into `folder`, as any user may, and unpack it; return where its files are."""
+    run = partial(
+        subprocess.run, cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="replace",
+        timeout=TOTAL_SECONDS,
+    )  # fmt: skip
+    apt = ["apt-get", "-q", "-o", f"Acquire::http::Timeout={STALL_SECONDS}", "-o", "APT::Sandbox::User="]
+    try:
+        run([*apt, "download", DEBIAN_PACKAGE])
+    except subprocess.CalledProcessError:  # a bare machine has no package lists: fetch them into this folder
+        for name in ("lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True)
+        apt += ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
+        run([*apt, "update"])
+        run([*apt, "download", DEBIAN_PACKAGE])
+    run(["dpkg-deb", "-x", *folder.glob("*.deb"), folder])
+    return folder / DEBIAN_FOLDER.relative_to("/")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        print(f"Fashion-MNIST is in Keras's cache: four files, SHA-256 verified. Source: {ensure_dataset()}")
+    except DatasetUnavailable as problem:
+        sys.exit(str(problem))

@@ -20,35 +20,21 @@ class ModelFileError(RuntimeError):
 
 
 def load_model(path):
-    """Load a model.keras that a run wrote; nothing in the file is executed (Keras's safe_mode).
+    """Load the model.keras of a run; nothing in the file is executed (Keras's safe_mode).
 
-    Args:
-        path (str or Path): The file.
-
-    Returns:
-        keras.Model: Compiled for `evaluate` with categorical cross-entropy and accuracy.
-
-    Raises:
-        ModelFileError: The file is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
+    Returns the model, compiled for `evaluate` with categorical cross-entropy and accuracy. Raises ModelFileError: the
+    file is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"there is no model file {path.name} in {path.parent}. Train the run first.")
     try:
         with capture_stderr():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever a broken or foreign file makes Keras, zip or HDF5 raise
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{path.name} is damaged or was not written by this project ({type(error).__name__}: {reason}). "
-            "Train the run again: delete its folder, then run 03."
-        ) from error
-    shapes = [getattr(model, name, None) for name in ("input_shape", "output_shape")]  # a model may have none yet
-    if shapes != [(None, *IMAGE_SHAPE), (None, len(CLASS_NAMES))]:
-        raise ModelFileError(
-            f"{path.name} maps {shapes[0]} to {shapes[1]}: wanted is (None, 28, 28, 1) to (None, 10). "
-            "Train the run again: delete its folder, then run 03."
-        )
+        shapes = model.input_shape, model.output_shape
+        if shapes != ((None, *IMAGE_SHAPE), (None, len(CLASS_NAMES))):
+            raise ValueError(f"it maps {shapes[0]} to {shapes[1]}; wanted is (None, 28, 28, 1) to (None, 10)")
+    except Exception as error:  # whatever a missing, broken or foreign file makes Keras, zip or HDF5 raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelFileError(f"cannot use {path} ({reason}). Delete the run's folder, then train it by 03.") from error
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -61,23 +47,18 @@ def predict(model, x: np.ndarray) -> np.ndarray:
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """Return the 95 % confidence interval (low, high) of a proportion, `correct` out of `n`.
 
-    The Wilson score interval (Wilson 1927, doi:10.2307/2276774), by scipy.stats.binomtest. It covers that only n
-    images were drawn; it does not cover how training varies from seed to seed.
+    The Wilson score interval (Wilson 1927, doi:10.2307/2276774). It covers that only n images were drawn, not how
+    training varies from seed to seed.
     """
     interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
-    """Summarise predictions of test images for a run's test_metrics.json.
+    """Summarise predictions of test images, `y` (n,) and `y_prob` (n, 10), for a run's test_metrics.json.
 
-    Args:
-        y: (n,) true classes.
-        y_prob: (n, 10) probabilities.
-
-    Returns:
-        JSON values: test_accuracy with its 95 % Wilson interval, test_loss (mean negative log probability of the true
-        class), and precision, recall and F1 by class.
+    JSON values: test_accuracy with its Wilson interval, test_loss (mean negative log probability of the true class),
+    and precision, recall and F1 per class.
     """
     y_pred = y_prob.argmax(axis=1)
     low, high = wilson_interval((y_pred == y).sum(), len(y))
@@ -96,12 +77,7 @@ test_summary.__test__ = False  # or pytest would take it for a test where it is 
 
 
 def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
-    """Return precision, recall, f1 and images of each class, a row a class in the data set's order.
-
-    Args:
-        y: (n,) true classes.
-        y_pred: (n,) predicted classes. A class that was never predicted has precision 0.
-    """
+    """Return precision, recall, f1 and images, a row per class; a class that was never predicted has precision 0."""
     scores = metrics.precision_recall_fscore_support(y, y_pred, labels=CLASSES, zero_division=0)
     columns = dict(zip(("precision", "recall", "f1", "images"), scores, strict=True))
     return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
@@ -113,15 +89,7 @@ def confusion_matrix(y: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
 
 
 def most_confused(matrix: np.ndarray, count: int = 5) -> pd.DataFrame:
-    """Return the most frequent mistakes of a confusion matrix, the most frequent first.
-
-    Args:
-        matrix: (10, 10), rows true.
-        count: How many; mistakes that never happened are left out.
-
-    Returns:
-        A row a mistake: true class, predicted as, images, share of the true class.
-    """
+    """Return the most frequent mistakes of a confusion matrix (10, 10), rows true: a row per mistake that happened."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     rows = [
@@ -133,16 +101,10 @@ def most_confused(matrix: np.ndarray, count: int = 5) -> pd.DataFrame:
 
 
 def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare confidence with accuracy, in bins of equal width.
+    """Compare confidence with accuracy in bins of equal width; `y` (n,), `y_prob` (n, k).
 
-    Args:
-        y: (n,) true classes.
-        y_prob: (n, k) probabilities.
-        bins: Their number.
-
-    Returns:
-        A row a bin that holds images, indexed by its lower edge: confidence (mean of the highest probability),
-        accuracy, images.
+    Returns a row per bin that holds images, indexed by its lower edge: confidence (mean of the highest probability),
+    accuracy, images.
     """
     confidence, correct = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
@@ -153,10 +115,9 @@ def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.D
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Return the mean distance of confidence and accuracy, 0 to 1, each bin weighted by its images.
+    """Return the mean distance of confidence and accuracy of a `calibration_table`, 0 to 1, weighted by images.
 
-    Args:
-        table: From `calibration_table`. After Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
+    Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
     """
     distance = (table["confidence"] - table["accuracy"]).abs()
     return float((distance * table["images"]).sum() / table["images"].sum())
@@ -170,11 +131,9 @@ def apply_temperature(y_prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
-    """Find the temperature, 0.05 to 20, of the lowest mean negative log probability of the true class.
+    """Find the temperature, 0.05 to 20, of the lowest cross-entropy (Guo et al. 2017, arXiv:1706.04599).
 
-    Args:
-        y: (n,) true classes of images that were not trained on.
-        y_prob: (n, k) probabilities. After Guo et al. 2017, arXiv:1706.04599.
+    `y` (n,) and `y_prob` (n, k) of images that were not trained on.
     """
 
     def loss(logarithm):

@@ -22,34 +22,15 @@ def build_model(
     pooling_head="average",
     downsampling="max",
 ):
-    """Build the convolutional network. Each argument is a part that can be taken away.
+    """Build the convolutional network, uncompiled; each argument is a part that can be changed or taken away.
 
-    In each block the pooling comes right after the first convolution and before its normalisation, so that everything
-    after it works on a quarter of the pixels (as in Keller Jordan's airbench, arXiv:2404.00498). Whole feature maps are
-    dropped (Tompson et al. 2015, arXiv:1411.4280): neighbouring pixels tell nearly the same, and one random number a
-    map is cheaper than one a pixel.
-
-    Args:
-        filters (sequence of int): Feature maps of each block, a block per entry.
-        convs_per_block (sequence of int): Convolutions of each block.
-        kernel_size (int): Side of the convolution windows, pixels.
-        dropout (float): Share of feature maps that each block drops while training, 0 for no dropout layer.
-        dense_units (int): Width of the hidden fully connected layer, 0 for none.
-        batch_norm (bool): With batch normalisation or without.
-        pooling_head (str): "average" (global average pooling), "max" (global max pooling) or "flatten".
-        downsampling (str): How each block halves height and width: "max" or "average" (pooling, 2 × 2), or "stride"
-            (its first convolution takes every other pixel).
-
-    Returns:
-        keras.Model: Not compiled; (n, 28, 28, 1) float32 in [0, 1] in, (n, 10) probabilities out.
-
-    Raises:
-        ValueError: Lists of unequal length, an unknown pooling head or downsampling.
+    (n, 28, 28, 1) float32 in [0, 1] in, (n, 10) probabilities out. Pooling comes right after a block's first
+    convolution, so that the rest works on a quarter of the pixels (Jordan 2024, arXiv:2404.00498); dropout drops whole
+    feature maps (Tompson et al. 2015, arXiv:1411.4280). Raises ValueError for unequal lists, an unknown pooling_head or
+    downsampling.
     """
     if len(filters) != len(convs_per_block):
-        raise ValueError(
-            f"filters = {filters} and convs_per_block = {convs_per_block}: give one entry per block in both"
-        )
+        raise ValueError(f"filters = {filters}, convs_per_block = {convs_per_block}: allowed are equal lengths")
     x = inputs = tf.keras.Input(IMAGE_SHAPE, name="image")
     for block, (width, convs) in enumerate(zip(filters, convs_per_block, strict=True), start=1):
         for conv in range(1, convs + 1):
@@ -89,16 +70,9 @@ def _one_of(kinds, argument, value):
 
 
 def layer_costs(model) -> pd.DataFrame:
-    """Count what each layer stores and computes for one image.
+    """Return a row per layer with weights or pooling: output (shape), parameters, and multiply_adds for one image.
 
-    A convolution multiplies each of its weights once per output pixel, a dense layer each once; pooling and
-    normalisation count 0, being small beside them.
-
-    Args:
-        model (keras.Model): A network of `build_model`.
-
-    Returns:
-        pandas.DataFrame: A row a layer with weights or pooling: output (shape), parameters, multiply_adds.
+    A convolution multiplies each of its weights once per output pixel, a dense layer each once; the rest counts 0.
     """
     rows = []
     for layer in model.layers:

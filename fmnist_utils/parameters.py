@@ -7,8 +7,11 @@ AUGMENTATIONS = ("flip", "shift", "erase")  # keys of the table of the same name
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 DOWNSAMPLINGS = ("max", "average", "stride")
 POOLING_HEADS = ("average", "max", "flatten")
-REMOVED = {"skip_easy": "skip_easy is no parameter any more, since every epoch shows all images"}
 MAX_BLOCKS = 4
+HOW_TO_GIVE = (
+    "With papermill give text by -r, numbers and True or False by -p, lists by -y '{name: [1, 2]}' or a file by -f; "
+    "YAML wants 1.0e-3, since it reads 1e-3 as text"
+)
 
 
 def _between(low, high):
@@ -21,10 +24,6 @@ def _all_between(low, high):
 
 def _name(value):
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is not None
-
-
-def _name_or_none(value):
-    return value == "" or _name(value)
 
 
 def _augmentations(values):
@@ -65,24 +64,17 @@ PARAMETERS = {
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
     "photo_path": (str, bool, "a picture file; a relative path counts from the project's own folder"),
     "baseline": (str, _anything, "a configuration such as 'dropout = 0', or '' for the base"),
-    "run_a": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
-    "run_b": (str, _name_or_none, "a run's name, or '' for the choice that the notebook makes"),
+    "run_a": (str, lambda v: v == "" or _name(v), "a run's name, or '' for the choice that the notebook makes"),
+    "run_b": (str, lambda v: v == "" or _name(v), "a run's name, or '' for the choice that the notebook makes"),
     "compare_on": (str, ("validation", "test").__contains__, "validation or test"),
 }
 
 
-def check_parameters(values):
-    """Check notebook parameters.
+def check_parameters(values) -> dict:
+    """Check notebook parameters: a parameter file's content or a notebook's `globals()`.
 
-    Args:
-        values (mapping): A parameter file's content or a notebook's `globals()`. Names that are not parameters are
-            left out. A whole number serves where a float is wanted.
-
-    Returns:
-        dict: The parameters among `values`, in their order.
-
-    Raises:
-        ValueError: Names the parameter, the value and what is allowed.
+    Returns the parameters among `values`; a whole number serves where a float is wanted. Raises ValueError, which names
+    the parameter, the value and what is allowed.
     """
     params = {}
     for name in [name for name in values if name in PARAMETERS]:
@@ -91,37 +83,12 @@ def check_parameters(values):
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind or not test(value):
-            given = f"{name} = {value!r} ({type(value).__name__})"
-            raise ValueError(f"{given}: allowed is {kind.__name__}, {allowed}{_hint(name, kind, value)}")
+            told = f"{name} = {value!r} ({type(value).__name__}): allowed is {kind.__name__}, {allowed}"
+            raise ValueError(told if type(value) is kind else f"{told}. {HOW_TO_GIVE}")
         params[name] = value
-    _check_combinations(params)
+    filters, convs = params.get("filters", []), params.get("convs_per_block")
+    if filters and convs and len(filters) != len(convs):
+        raise ValueError(f"filters = {filters}, convs_per_block = {convs}: allowed are lists of equal length")
+    if len(filters) > MAX_BLOCKS:
+        raise ValueError(f"filters = {filters}: allowed are {MAX_BLOCKS} blocks at most: each halves the 28 pixels")
     return params
-
-
-def removed_hint(names):
-    """Return a sentence for each of the names that was a parameter in an earlier version, "" for none."""
-    return "".join(f"{REMOVED[name]}. " for name in names if name in REMOVED)
-
-
-def _hint(name, kind, value):
-    if kind is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-        mantissa, exponent = re.split("[eE]", value)
-        return f". YAML reads {value} as text: write {mantissa}.0e{int(exponent):+d}"
-    if kind is str and type(value) in (int, float, bool):
-        return f". papermill's -p makes {type(value).__name__} of it: write -r {name} {value} (in YAML: '{value}')"
-    if kind is list and isinstance(value, str):
-        wanted = value if value.startswith("[") else "[" + ", ".join(v for v in re.split("[_, ]+", value) if v) + "]"
-        wanted = "[]" if wanted == "[none]" else wanted
-        return f". papermill's -p gives text: write -y '{{{name}: {wanted}}}', or use a parameter file with -f"
-    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return f". papermill's -p knows only {value.capitalize()}: write -p {name} {value.capitalize()}"
-    return ""
-
-
-def _check_combinations(params):
-    blocks = params.get("filters", [])
-    convs = params.get("convs_per_block", blocks)
-    if blocks and len(blocks) != len(convs):
-        raise ValueError(f"filters = {blocks} and convs_per_block = {convs}: allowed are lists of one length")
-    if len(blocks) > MAX_BLOCKS:
-        raise ValueError(f"filters = {blocks}: allowed are at most 4 blocks, since each halves the 28 pixels")

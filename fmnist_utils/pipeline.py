@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import yaml
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -21,97 +22,68 @@ from tqdm import tqdm
 
 from fmnist_utils import runs
 from fmnist_utils._environment import all_files, code_hash
-from fmnist_utils._files import UTF8, read_mapping, write_text
-from fmnist_utils.parameters import check_parameters, removed_hint
+from fmnist_utils.parameters import check_parameters
 
 FOLDER = runs.ROOT / "notebooks"
+NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("0[1-4]_*[a-z].ipynb")))
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
-NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("*.ipynb")) if re.fullmatch(r"0[1-4]_[a-z_]+", path.stem))
 RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}
-# a change there changes no notebook
-HEADLESS = ("pipeline.py", "sweep.py", "_sweep_file.py", "_sweep_worker.py", "_recipe.py")
-KERNEL = "python3"  # of this Python
-QUIET_KERNEL = ["--log-level=50"]  # its notices are not for the terminal; errors stand in the notebook
+HEADLESS = {"pipeline.py", "sweep.py"}  # a change there changes no notebook
+KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
 
 
-def read_parameters(path, extra=()):
-    """Read a parameter file and check it against all notebooks.
+def read_mapping(path, example: str) -> dict:
+    """Return the content of a user's YAML file, lines as in `example`; ValueError where it cannot be read so."""
+    try:
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding=runs.UTF8))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold lines such as `{example}`")
+    return content
 
-    Args:
-        path (str or Path): The file.
-        extra (iterable of str): Names that are allowed besides.
 
-    Returns:
-        dict: Its values; run_name defaults to the file's name.
+def read_parameters(path, extra=()) -> dict:
+    """Read a parameter file and check it against the notebooks' own values; run_name defaults to the file's name.
 
-    Raises:
-        ValueError: The file is missing or no YAML mapping, no notebook has a name in it, or a value is not allowed.
+    `extra`: names that are allowed besides. Raises ValueError: the file is missing or no YAML mapping, no notebook has
+    a name in it, or a value is not allowed.
     """
-    path = Path(path).expanduser()
-    if not path.name:
-        raise ValueError("no parameter file is named: give one such as params/quick.yaml")
-    values = read_mapping(path, "parameter file", "epochs: 5")
+    values = read_mapping(path, "epochs: 5")
     committed = {name: value for notebook in NOTEBOOKS for name, value in defaults(notebook).items()}
     known = committed.keys() | set(extra)
     if unknown := sorted(map(str, values.keys() - known)):
         raise ValueError(
-            f"{path}: no notebook has a parameter {', '.join(unknown)}. {removed_hint(unknown)}There are: "
-            + ", ".join(sorted(known))
+            f"{path}: no notebook has a parameter {', '.join(unknown)}. There are: {', '.join(sorted(known))}"
         )
-    values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "run", **values}
+    values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-") or "run", **values}
     own = {name: value for name, value in values.items() if name not in extra}
     check_parameters({**committed, "run_name": "run", **own})  # what fits no default is told before a kernel starts
     return values | check_parameters(own)
 
 
-def defaults(notebook):
-    """Return a notebook's declared parameters with their committed values, as papermill sees them, a dict.
+def defaults(notebook) -> dict:
+    """Return the declared parameters of a notebook (a path, or the name of one of ours), with their committed values.
 
-    Args:
-        notebook (str or Path): A path, or the name of one of ours without ".ipynb".
-
-    Raises:
-        ValueError: It is no notebook of Python, or a default is no plain value.
+    Raises ValueError: it cannot be read, or a default is no plain value.
     """
     path = notebook if isinstance(notebook, Path) else FOLDER / f"{notebook}.ipynb"
-    values = {}
-    for name, found in papermill.inspect_notebook(_python_notebook(path)).items():
-        try:
-            values[name] = ast.literal_eval(found["default"])
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise ValueError(
-                f"{path}: the parameter {name} = {found['default']}: allowed is a plain value such as 5, 'text' or "
-                "[1, 2]; compute from it in a later cell"
-            ) from error
-    return values
-
-
-def _python_notebook(path):
-    """Read a notebook as one of Python, whichever kernel its metadata name, and where they name none."""
     try:
-        notebook = nbformat.read(path, as_version=4)
-        language = notebook.metadata.get("kernelspec", {}).get("language", "python")
-    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path}: cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from error
-    language = notebook.metadata.get("language_info", {}).get("name", language)
-    if language.lower() not in ("python", "ipython"):
-        raise ValueError(f"{path}: the notebook's language is {language}: allowed is Python")
-    notebook.metadata = {"kernelspec": {"name": KERNEL, "display_name": "Python 3", "language": "python"}}
-    return notebook
+        content = nbformat.read(path, as_version=4)
+        content.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        found = papermill.inspect_notebook(content)
+        return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{path}: wanted is a notebook whose parameters are plain values such as 5, 'text' or [1, 2] ({told})"
+        ) from error
 
 
-def run_all(values, runs_dir=None):
-    """Execute the notebooks in order, skipping what is complete, and write report.html.
+def run_all(values: dict, runs_dir=None) -> Path:
+    """Execute 01 to 04 with checked parameters, skipping what is complete; write report.html; return the run's folder.
 
-    Args:
-        values (dict): Checked parameters.
-        runs_dir (str, Path or None): The folder of all runs, instead of the parameter of that name.
-
-    Returns:
-        Path: The run's folder.
-
-    Raises:
-        RunError, PapermillExecutionError: A notebook failed; what was finished stays.
+    `runs_dir` replaces the parameter of that name. Where a notebook fails, what was finished stays.
     """
     values = {**values, "runs_dir": str(runs_dir or values.get("runs_dir", "runs"))}
     folder = runs.runs_folder(values["runs_dir"]) / values["run_name"]
@@ -121,57 +93,49 @@ def run_all(values, runs_dir=None):
         output = folder / "notebooks" / f"{notebook}.ipynb"
         parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
         title = f"[{number}/{len(NOTEBOOKS)}] {notebook}"
-        reason = why_to_run(notebook, parameters, output, folder)
-        if not reason:
+        if not (reason := why_to_run(notebook, parameters, output, folder)):
             print(f"{title}: complete, made by the same notebook, parameters and code: skipped")
             skipped += 1
             continue
         if output.is_file():
-            print(f"{title}: runs again, {reason}")
-        execute(notebook, parameters, output, title)
+            print(f"{title}: runs again, since {reason}")
+        _execute(notebook, parameters, output, title)
     if skipped == len(NOTEBOOKS):
-        print(f"Nothing was left to do. To run it again, delete {_display_path(folder)} or choose another run_name.")
-    write_report(folder)
+        print(f"Nothing was left to do. To run it again, delete {_display(folder)} or choose another run_name.")
+    _write_report(folder)
     return folder
 
 
-def why_to_run(notebook, parameters, output, folder):
-    """Say why a notebook has to be executed; "" when `output` is it, by the same parameters and code, with its results.
-
-    Args:
-        notebook (str): Its name, without ".ipynb".
-        parameters (dict): Those that it gets.
-        output (Path): Where the executed notebook would be.
-        folder (Path): The run's folder.
-    """
+def why_to_run(notebook: str, parameters: dict, output: Path, folder: Path) -> str:
+    """Say why a notebook has to be executed; "" when `output` is it, by the same parameters and code."""
     try:
         done = nbformat.read(output, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError):  # cut short by a kill: it will be written again
-        return "since there is no whole notebook of an earlier time"
+        return "there is no whole notebook of an earlier time"
     facts = done.metadata.get("papermill", {})
     if not facts.get("end_time") or facts.get("exception"):
-        return "since it did not come to its end"
+        return "it did not come to its end"
     if notebook in RESULTS and not (folder / RESULTS[notebook]).is_file():
-        return f"since {RESULTS[notebook]} is not there"
+        return f"{RESULTS[notebook]} is not there"
     if facts.get("parameters") != parameters:
-        return "since its parameters have changed"
+        return "its parameters have changed"
     if _sources(done) != _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4)):
-        return "since the notebook has changed"
+        return "the notebook has changed"
     if done.metadata.get("fmnist_utils") != _code_of(notebook):
-        return "since the package's code has changed"
+        return "the package's code has changed"
     return ""
 
 
 def _code_of(notebook):
     """Return a hash of the code that a notebook depends on: 03 on what trains, others on all but the headless tools."""
-    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - set(HEADLESS))
+    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - HEADLESS)
 
 
 def _sources(notebook):
     return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
-def execute(notebook, parameters, output, title):
+def _execute(notebook, parameters, output, title):
     """Execute one notebook, with a bar over its cells and the epochs' lines above the bar."""
     code = _code_of(notebook)
     bar = {
@@ -181,17 +145,15 @@ def execute(notebook, parameters, output, title):
     }
     source = FOLDER / f"{notebook}.ipynb"
     execute_notebook(source, output, parameters, cwd=FOLDER, progress_bar=bar, stdout_file=_EpochLines())
-    done = json.loads(output.read_text(encoding=UTF8))
+    done = json.loads(output.read_text(encoding=runs.UTF8))
     done["metadata"]["fmnist_utils"] = code
-    write_text(output, json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+    runs.write_json(output, done)
 
 
-def execute_notebook(source, output, parameters, **options):
+def execute_notebook(source, output, parameters: dict, **options):
     """Execute a notebook with papermill, in a kernel of this Python whatever its metadata say, with pictures."""
     os.environ.pop("MPLBACKEND", None)  # or the kernel would draw no pictures
-    papermill.execute_notebook(
-        source, output, parameters, kernel_name=KERNEL, language="python", extra_arguments=QUIET_KERNEL, **options
-    )
+    papermill.execute_notebook(source, output, parameters, **KERNEL, **options)
 
 
 class _EpochLines:
@@ -199,16 +161,16 @@ class _EpochLines:
 
     def write(self, text):
         for line in text.splitlines():
-            if re.match(r"epoch +\d+/|going on |the code that trains |the loss is not a number ", line):
+            if line.startswith("epoch"):
                 tqdm.write(f"      {line}")
 
     def flush(self):
-        """Do nothing: each line is shown at once."""
+        pass
 
 
-def write_report(folder):
+def _write_report(folder):
     """Join the executed notebooks into folder/report.html, one page that opens without a network."""
-    parts = [nbformat.read(path, as_version=4) for path in sorted((folder / "notebooks").glob("*.ipynb"))]
+    parts = [nbformat.read(path, as_version=4) for path in sorted((folder / "notebooks").glob("0[1-4]_*.ipynb"))]
     report = nbformat.v4.new_notebook(metadata=parts[0].metadata)
     for number, part in enumerate(parts):
         for cell in part.cells:
@@ -217,10 +179,11 @@ def write_report(folder):
     title = {"metadata": {"name": f"Fashion-MNIST: the run {folder.name}"}}
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(report, resources=title)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)  # they would be fetched from the network
-    write_text(folder / "report.html", page)
+    with runs.atomic_write(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding=runs.UTF8)
 
 
-def print_table(folder):
+def _print_table(folder):
     """Print what the run reached, how long each notebook took, and where everything is."""
     run = runs.find(folder.name, folder.parent)
     metrics, test = runs.read_metrics(run), runs.read_metrics(run, runs.TEST_METRICS)
@@ -230,21 +193,14 @@ def print_table(folder):
     print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, {kept}")
     print(f"  test accuracy         {test['test_accuracy']:.2%}, {interval}")
     print(f"  training              {metrics['train_seconds']:.0f} s, {metrics['images_per_second']:,.0f} images/s")
-    for path in sorted((folder / "notebooks").glob("*.ipynb")):
-        seconds = nbformat.read(path, as_version=4).metadata.papermill.duration
-        print(f"  {path.stem:32s}{seconds:6.0f} s")
-    print(f"  report                {_display_path(folder / 'report.html')}")
-    print(f"  results               {_display_path(folder)}")
+    for path in sorted((folder / "notebooks").glob("0[1-4]_*.ipynb")):
+        print(f"  {path.stem:32s}{nbformat.read(path, as_version=4).metadata.papermill.duration:6.0f} s")
+    print(f"  report                {_display(folder / 'report.html')}")
+    print(f"  results               {_display(folder)}")
 
 
-def _display_path(path):
+def _display(path):
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def escape_in_streams():
-    """Let stdout and stderr escape what they cannot encode: an old terminal or a log must not end a command."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
 
 
 def main():
@@ -253,10 +209,10 @@ def main():
     parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
     parser.add_argument("--runs-dir", help="folder for run folders (default: runs/ in the project)")
     arguments = parser.parse_args()
-    escape_in_streams()
+    for stream in (sys.stdout, sys.stderr):  # an old terminal or a log must not end a command
+        stream.reconfigure(errors="backslashreplace")
     try:
-        folder = run_all(read_parameters(arguments.parameters), arguments.runs_dir)
-        print_table(folder)
+        _print_table(run_all(read_parameters(arguments.parameters), arguments.runs_dir))
     except PapermillExecutionError as error:
         sys.exit(
             f"\nThe notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
@@ -267,10 +223,8 @@ def main():
             "\nThe notebook's kernel died: killed from outside, or for want of memory. Finished epochs are kept: "
             "the same command goes on."
         )
-    except (ValueError, RuntimeError) as error:  # a RunError; a kernel that did not come up
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"\n{error}")
-    except OSError as error:
-        sys.exit(f"\n{error}. Make room or make it writable, or name another folder with --runs-dir, and run again.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from the last finished epoch.")
 

@@ -4,11 +4,11 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
 
     params.yaml        the parameters that it was started with
     model.keras        the trained network, built-in Keras layers only
-    history.csv        a row an epoch: loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
+    history.csv        a row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
     validation.npz     index, label and probability of each validation image
-    environment.json   versions, processor, threads, commit, hash of the code that trains
+    environment.json   versions, processor, threads, commit, hash of the code that trains, time when it was finished
     metrics.json       val_accuracy, val_loss, best_epoch, epochs_run, train_seconds, images_per_second, ...
-    figures/           learning curves by 03; confusion matrix, scores of each class and galleries by 04
+    figures/           learning curves by 03; confusion matrix and galleries by 04
     test.npz           by 04: label and probability of each test image
     test_metrics.json  by 04: test_accuracy with its 95 % interval, test_loss
     notebooks/, report.html   by the headless pipeline: the executed notebooks, and all of them as one page
@@ -18,131 +18,150 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
 
 import json
 import os
+import shutil
+import zipfile
+import zlib
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from filelock import FileLock, Timeout
 
-from fmnist_utils._environment import environment
-from fmnist_utils._files import (
-    UTF8,
-    RunError,
-    atomic_write,
-    read_yaml,
-    run_file_errors,
-    write_json,
-    write_npz,
-    write_text,
-)
-from fmnist_utils._run_folder import (
-    CHECKPOINT,
-    COMMIT_MARKER,
-    ENVIRONMENT,
-    HISTORY,
-    INSTALLED_ALONE,
-    METRICS,
-    MODEL,
-    PARAMS,
-    REFERENCE,
-    ROOT,
-    TEST,
-    TEST_METRICS,
-    VALIDATION,
-    Run,
-    acquire_lock,
-    cannot_write,
-    commit,
-    copy_reference,
-    drop_checkpoint_of_other_code,
-    newest,
-    project_path,
-    refuse_other_parameters,
-)  # fmt: skip
+from fmnist_utils._environment import code_hash, environment
 
-__all__ = [
-    "CHECKPOINT", "ENVIRONMENT", "HISTORY", "METRICS", "MODEL", "PARAMS", "REFERENCE", "ROOT", "TEST", "TEST_METRICS",
-    "VALIDATION", "Run", "RunError", "find", "finish", "is_complete", "project_path", "read_history",
-    "read_metrics", "read_predictions", "runs_folder", "save_evaluation", "start",
-]  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
+PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
+VALIDATION, ENVIRONMENT, CHECKPOINT = "validation.npz", "environment.json", "checkpoint.npz"
+TEST, TEST_METRICS = "test.npz", "test_metrics.json"
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, yaml.YAMLError, zipfile.BadZipFile, zlib.error)
+UTF8 = "utf-8"  # said at every read and write: Windows and old terminals have other defaults
+
+
+class RunError(RuntimeError):
+    """A run folder is not in the state that was asked for; the message says what to do."""
+
+
+@dataclass
+class Run:
+    """A run folder, the parameters that it was started with, and the lock that is held while it is being written."""
+
+    folder: Path
+    params: dict
+    lock: FileLock | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def work_dir(self) -> Path:
+        """Where an unfinished training writes."""
+        return self.folder / ".work"
+
+
+def project_path(path) -> Path:
+    """Resolve a path relative to the project root; "~" is the home folder, an absolute path stays."""
+    return ROOT / Path(path).expanduser()
 
 
 def runs_folder(runs_dir: str = "runs") -> Path:
-    """Return the folder of all runs, counted from the project's folder.
-
-    Args:
-        runs_dir: "~" is the home folder. The environment variable FMNIST_RUNS_DIR replaces the default.
-    """
-    if str(runs_dir) == "runs":
-        runs_dir = os.environ.get("FMNIST_RUNS_DIR") or runs_dir
-    return project_path(runs_dir)
+    """Return the folder of all runs, see `project_path`; the variable FMNIST_RUNS_DIR replaces the default."""
+    return project_path((os.environ.get("FMNIST_RUNS_DIR") if str(runs_dir) == "runs" else "") or runs_dir)
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether the run in `folder` is complete, which is: its metrics.json is there."""
+def is_complete(folder) -> bool:
+    """Tell whether the run in `folder` is complete: True if metrics.json exists."""
     return (Path(folder) / METRICS).is_file()
 
 
 def start(params: dict) -> Run:
-    """Open the run that `params` describes for writing, and hold it until `finish`.
+    """Open the run that checked `params` describe for writing, and hold its lock until `finish`.
 
     An unfinished training of the same parameters and the same code is there to go on from; under changed code it is
-    dropped, with a message. A complete run stays as it is until `finish`.
-
-    Args:
-        params: Checked parameters with run_name and runs_dir.
-
-    Raises:
-        RunError: The folder holds a run of other parameters, another process is writing it, or it cannot be written.
+    dropped, with a message. A complete run stays as it is until `finish`. Raises RunError: the folder holds a run of
+    other parameters, another process is writing it, or it cannot be written.
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
-    kept = {name: value for name, value in params.items() if name != "runs_dir"}
-    run = Run(folder, kept, acquire_lock(folder))
-    if INSTALLED_ALONE and folder.is_relative_to(ROOT):
-        print(f"the run goes into {folder}, in the working directory, since the package lies in no project folder")
+    run = Run(folder, {name: value for name, value in params.items() if name != "runs_dir"})
     try:
-        commit(run)
-        run.work_dir.mkdir(exist_ok=True)  # committing removes it
-        refuse_other_parameters(run)
-        drop_checkpoint_of_other_code(run)
-        write_text(run.work_dir / PARAMS, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+        run.work_dir.mkdir(parents=True, exist_ok=True)
+        run.lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
+        run.lock.acquire()
+        _refuse_other_parameters(run)
+        _drop_checkpoint_of_other_code(run)
+        _write_text(folder / PARAMS, yaml.safe_dump(run.params, sort_keys=False, allow_unicode=True))
         write_json(run.work_dir / ENVIRONMENT, environment())
-    except OSError as error:
-        run.lock.release()
-        raise cannot_write(folder, error) from error
-    except BaseException:
-        run.lock.release()
+    except Timeout as error:
+        raise RunError(
+            f"another process is writing the run {run.name!r} now. Wait for it, stop it (a notebook's kernel keeps its "
+            "run until it has finished or is shut down), or choose another run_name."
+        ) from error
+    except BaseException as error:
+        if run.lock:
+            run.lock.release()
+        if isinstance(error, OSError):
+            raise _cannot_write(folder, error) from error
         raise
     return run
 
 
-def finish(run, *, model, history, valid_index, y_valid, y_prob, metrics):
+def _refuse_other_parameters(run):
+    if not (run.folder / PARAMS).exists():
+        return
+    old = read_yaml(run.folder / PARAMS)
+    if old != run.params:
+        changed = [
+            f"{name}: {old.get(name)!r} there, {run.params.get(name)!r} now"
+            for name in {**old, **run.params}
+            if old.get(name) != run.params.get(name)
+        ]
+        raise RunError(
+            f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). Choose another run_name, or "
+            f"delete its folder {run.folder}."
+        )
+
+
+def _drop_checkpoint_of_other_code(run):
+    checkpoint, old = run.work_dir / CHECKPOINT, None
+    if checkpoint.exists():
+        with suppress(OSError, ValueError, AttributeError):
+            old = json.loads((run.work_dir / ENVIRONMENT).read_text(encoding=UTF8)).get("code_hash")
+        if old != code_hash():
+            checkpoint.unlink()
+            print("epochs of an interrupted training are dropped, since the code that trains has changed")
+
+
+def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_prob, metrics: dict):
     """Write what a training produced and make the run complete; a complete run of that name is replaced only now.
 
-    Args:
-        run (Run): From `start`.
-        model (keras.Model): Kept in float32, as built-in Keras layers, without its optimizer.
-        history (pandas.DataFrame): A row an epoch, indexed by `epoch`.
-        valid_index: (n,) positions of the validation images among the 60,000 training images.
-        y_valid: (n,) their classes, 0 to 9.
-        y_prob: (n, 10) the network's probabilities for them.
-        metrics (dict): JSON values, see `training.training_summary`.
-
-    Raises:
-        RunError: The disk refuses.
+    `model`: kept in float32, as built-in Keras layers, without its optimizer; `history`: a row per epoch, indexed by
+    `epoch`; `valid_index`, `y_valid` (n,) and `y_prob` (n, 10): the validation images' positions, classes and
+    probabilities; `metrics`: see `training.training_summary`. Raises RunError where the disk refuses.
     """
     from fmnist_utils._training_copy import plain_copy  # only here: a reader of runs need not wait for TensorFlow
 
+    work = run.work_dir
     try:
-        run.work_dir.mkdir(exist_ok=True)
-        with atomic_write(run.work_dir / MODEL) as temporary:
+        with atomic_write(work / MODEL) as temporary:
             plain_copy(model).save(temporary)
-        with atomic_write(run.work_dir / HISTORY) as temporary:
+        with atomic_write(work / HISTORY) as temporary:
             history.to_csv(temporary)
-        write_npz(run.work_dir / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
-        write_json(run.work_dir / METRICS, metrics)
-        (run.work_dir / COMMIT_MARKER).touch()
-        commit(run)
+        write_npz(work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
+        facts = json.loads((work / ENVIRONMENT).read_text(encoding=UTF8))
+        write_json(work / ENVIRONMENT, {**facts, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+        write_json(work / METRICS, metrics)
+        for name in (METRICS, TEST, TEST_METRICS):  # nothing of an older run may seem to belong to the new one
+            (run.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(run.folder / "figures", ignore_errors=True)
+        for name in (MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS):  # metrics last: it makes a run complete
+            os.replace(work / name, run.folder / name)
+        shutil.rmtree(work)  # the checkpoint last: stopped before, the same training goes on from it
     except OSError as error:
         raise RunError(
             f"could not finish the run {run.name!r}: {error}. The training itself is kept: make room, then run again "
@@ -153,108 +172,123 @@ def finish(run, *, model, history, valid_index, y_valid, y_prob, metrics):
 
 
 def save_evaluation(run: Run, y: np.ndarray, y_prob: np.ndarray, summary: dict):
-    """Add a run's evaluation on the test images to its folder: test.npz and test_metrics.json.
-
-    Args:
-        run: A complete run.
-        y: (n,) true classes.
-        y_prob: (n, 10) probabilities.
-        summary: From `evaluation.test_summary`.
-    """
+    """Add to a complete run what 04 measured: test.npz, of `y` (n,) and `y_prob` (n, 10), and test_metrics.json."""
     write_npz(run.folder / TEST, label=y, probability=y_prob)
     write_json(run.folder / TEST_METRICS, summary)
 
 
 def find(run_name: str = "", runs_dir: str = "runs") -> Run:
-    """Return a complete run to evaluate: the named one, or the newest, or else the reference run.
+    """Return a complete run to evaluate: the named one, or (for "") the one that was finished last, else the reference.
 
-    The reference run ships with the project; it is copied into the runs folder first, so that results go there.
-
-    Args:
-        run_name: Its name; "" for the newest (or FMNIST_DEFAULT_RUN, where that is set).
-        runs_dir: The folder of all runs, see `runs_folder`.
-
-    Raises:
-        RunError: The run is not there or not complete; the message has the command to make it.
+    The reference run ships with the project; it is copied into the runs folder first, so that results go there. The
+    environment variable FMNIST_DEFAULT_RUN replaces "". Raises RunError, with the command that makes the run.
     """
     parent = runs_folder(runs_dir)
-    name = run_name or os.environ.get("FMNIST_DEFAULT_RUN", "") or newest(parent)
+    known = {path.parent.name: _finished(path.parent) for path in sorted(parent.glob(f"[!.]*/{METRICS}"))}
+    name = run_name or os.environ.get("FMNIST_DEFAULT_RUN") or max(known, key=known.get, default=REFERENCE.name)
     folder = parent / name
-    if name == REFERENCE.name and not is_complete(folder):
-        copy_reference(folder)
-    if (folder / ".work" / COMMIT_MARKER).exists():  # stopped between the training and the last rename
-        lock = acquire_lock(folder)
+    shipped = (REFERENCE / METRICS).read_bytes()
+    if name == REFERENCE.name and not (is_complete(folder) and (folder / METRICS).read_bytes() == shipped):
         try:
-            commit(Run(folder, {}))
-        finally:
-            lock.release()
+            shutil.copytree(REFERENCE, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
     if not is_complete(folder):
-        known = ", ".join(sorted(path.parent.name for path in parent.glob(f"*/{METRICS}"))) or "none yet"
         state = "is not complete: its training was interrupted" if folder.exists() else "is not there"
         raise RunError(
-            f"the run {name!r} {state} (complete runs: {known}). Make it with\n"
+            f"the run {name!r} {state} (complete runs: {', '.join(known) or 'none yet'}). Make it with\n"
             f"  papermill notebooks/03_training.ipynb out.ipynb -r run_name {name}\n"
             f"or `make run`, or run 03_training.ipynb with that run_name."
         )
-    with run_file_errors(folder / PARAMS):
-        return Run(folder, dict(read_yaml(folder / PARAMS)))
+    return Run(folder, read_yaml(folder / PARAMS))
+
+
+def _finished(folder):
+    """Return when a run was finished, as text that sorts; "" for the reference run, older than any of a user's."""
+    if folder.name == REFERENCE.name:
+        return ""
+    with suppress(OSError, ValueError):
+        return json.loads((folder / ENVIRONMENT).read_text(encoding=UTF8)).get("finished", "0")
+    return ""
 
 
 def read_history(run: Run) -> pd.DataFrame:
-    """Return the run's history.csv.
-
-    Args:
-        run: A complete run.
-
-    Returns:
-        A row an epoch, counted from 1: loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
-
-    Raises:
-        RunError: The file is damaged.
-    """
-    with run_file_errors(run.folder / HISTORY):
-        return pd.read_csv(run.folder / HISTORY, index_col="epoch", encoding=UTF8)
+    """Return history.csv, a row per epoch, counted from 1: loss, accuracy, val_loss, val_accuracy and more."""
+    with _damage_told(run.folder / HISTORY) as path:
+        return pd.read_csv(path, index_col="epoch", encoding=UTF8)
 
 
 def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read what the run predicted.
+    """Read what a complete run predicted; `name`: `VALIDATION`, or `TEST` once notebook 04 has evaluated the run.
 
-    Args:
-        run: A complete run.
-        name: `VALIDATION`, or `TEST` once notebook 04 has evaluated the run.
-
-    Returns:
-        index (n,), positions among the training (or the test) images; y (n,), true classes; y_prob (n, 10) float32.
-
-    Raises:
-        RunError: The file is damaged, or notebook 04 has not evaluated the run yet.
+    Returns index (n,), positions among the training (or test) images; y (n,), true classes; y_prob (n, 10) float32.
     """
-    path = run.folder / name
-    if name == TEST:
-        _refuse_unevaluated(run, name)
-    with run_file_errors(path), np.load(path) as arrays:
+    with _damage_told(run.folder / name) as path, np.load(path) as arrays:
         index = arrays["index"] if "index" in arrays else np.arange(len(arrays["label"]))
         return index, arrays["label"], arrays["probability"]
 
 
-def _refuse_unevaluated(run, name):
-    if not (run.folder / name).exists():
-        raise RunError(
-            f"the run {run.name!r} has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
-        )
-
-
 def read_metrics(run: Run, name: str = METRICS) -> dict:
-    """Return one of the run's JSON files as a dict.
+    """Return `METRICS`, `ENVIRONMENT`, or `TEST_METRICS` once notebook 04 has evaluated the run."""
+    with _damage_told(run.folder / name) as path:
+        return json.loads(path.read_text(encoding=UTF8))
 
-    Args:
-        run: A complete run.
-        name: `METRICS`, `ENVIRONMENT`, or `TEST_METRICS` once notebook 04 has evaluated the run.
 
-    Raises:
-        RunError: The file is damaged, or notebook 04 has not evaluated the run yet.
-    """
-    if name == TEST_METRICS:
-        _refuse_unevaluated(run, name)
-    with run_file_errors(run.folder / name):
-        return json.loads((run.folder / name).read_text(encoding=UTF8))
+def read_yaml(path) -> dict:
+    """Return the params.yaml of a run."""
+    with _damage_told(Path(path)):
+        return dict(yaml.safe_load(path.read_text(encoding=UTF8)))
+
+
+@contextmanager
+def _damage_told(path):
+    """Turn what a missing, damaged or foreign file of a run makes its reader raise into a RunError that names it."""
+    try:
+        yield path
+    except READ_ERRORS as error:
+        if path.name in (TEST, TEST_METRICS) and not path.exists():
+            todo = "has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
+        else:
+            reason = " ".join(str(error).split())[:200]
+            todo = f"has a damaged {path.name} ({reason}). Delete the run's folder and train it again."
+        raise RunError(f"the run {path.parent.name!r} {todo}") from error
+
+
+def _cannot_write(folder, error):
+    return RunError(
+        f"cannot write the run folder {folder}: {error}. Choose another folder in the parameter runs_dir or in the "
+        "environment variable FMNIST_RUNS_DIR, or make room."
+    )
+
+
+# ------------------------------------------------------------------------ files that are written whole or not at all
+
+
+@contextmanager
+def atomic_write(path):
+    """Yield a temporary path beside `path`; rename it there when the body succeeds, remove it when it fails."""
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:  # Windows syncs only what is open for writing
+            os.fsync(file.fileno())  # or a power cut could leave a renamed, empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path, text):
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding=UTF8)
+
+
+def write_json(path, content):
+    """Write `content` as indented JSON."""
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_npz(path, **arrays):
+    """Write named arrays as a compressed .npz."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,31 +1,32 @@
 """Training: the learning rate's schedule, and what `model.fit` needs besides Keras's own callbacks."""
 
-from fmnist_utils._checkpoint import Checkpoint
-from fmnist_utils._progress import Progress
+import json
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
 from fmnist_utils._tensorflow import tf
 from fmnist_utils._training_copy import plain_copy, training_copy
+from fmnist_utils.runs import CHECKPOINT, RunError, atomic_write
 
 __all__ = [
     "Checkpoint", "Progress", "learning_rate_schedule", "plain_copy", "steps_per_execution", "training_copy",
     "training_summary",
 ]  # fmt: skip
 MAX_STEPS_PER_EXECUTION = 25
+EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best", "best_epoch")
 
 
 def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
-    """Make what Adam takes as its learning rate.
+    """Return what an optimizer takes as its learning rate, for a training of so many steps.
 
-    Args:
-        schedule: "one_cycle" rises to `learning_rate` over the first fifth of all steps and falls to 0 as a half
-            cosine (after Smith 2018, arXiv:1803.09820); "cosine" falls from the start; "constant" stays.
-        learning_rate: The highest rate.
-        steps: Of the whole training.
-
-    Returns:
-        float or keras.optimizers.schedules.LearningRateSchedule
-
-    Raises:
-        ValueError: The schedule is unknown.
+    "one_cycle" rises to `learning_rate` over the first fifth of the steps and falls to 0 as a half cosine (after Smith
+    2018, arXiv:1803.09820); "cosine" falls from the start; "constant" stays. Raises ValueError for another.
     """
     if schedule == "constant":
         return learning_rate
@@ -40,25 +41,135 @@ def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
 
 
 def steps_per_execution(steps_per_epoch: int) -> int:
-    """Return how many steps Keras should run in one go: the largest divisor of an epoch's steps up to 25.
-
-    Between two goes Keras comes back to Python, which costs time; a go must not reach into the next epoch.
-    """
+    """Return how many steps Keras should run before it comes back to Python: an epoch's largest divisor up to 25."""
     return max(n for n in range(1, MAX_STEPS_PER_EXECUTION + 1) if steps_per_epoch % n == 0)
 
 
+class Progress(tf.keras.callbacks.Callback):
+    """Print a line per epoch, without seconds, as notebooks are stored with it; in JupyterLab show tqdm's bar too."""
+
+    def on_train_begin(self, logs=None):
+        watched, self.steps = bool(os.environ.get("JPY_SESSION_NAME")), self.params["steps"] or 0
+        total = self.steps * self.params["epochs"]
+        self.bar = tqdm(total=total, disable=not watched, file=sys.stdout, leave=False, unit="step", mininterval=0.5)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = epoch * self.steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(self.start + batch + 1 - self.bar.n)
+
+    def on_epoch_end(self, epoch, logs=None):
+        numbers = "".join(f"   {name} {logs[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
+        self.bar.clear()
+        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}{numbers}", flush=True)
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+class Checkpoint(tf.keras.callbacks.Callback):
+    """Keep each finished epoch in one file of `folder`, so that an interrupted `fit` goes on bit for bit.
+
+    The file has weights, optimizer, history and the state of `early_stopping`, which stands before this one in
+    `callbacks`. Dropout's random numbers come from (`seed`, epoch). Keras's `History` gets learning_rate, and seconds
+    (of training, without validation). An epoch whose loss is not a number ends the training; the weights of the epoch
+    before come back. Raises RunError for a file that is damaged or another training's, ValueError without the metric
+    "accuracy" or validation_data.
+    """
+
+    def __init__(self, folder, early_stopping, seed=0):
+        super().__init__()
+        self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
+        self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
+        if self.path.exists():
+            with self._damage_told(), np.load(self.path, allow_pickle=False) as file:
+                self._arrays = dict(file)
+                self.state = json.loads(str(self._arrays.pop("state")))
+
+    @property
+    def initial_epoch(self):
+        """For `fit`: how many epochs are done; all of them when training had ended."""
+        return self.state["next_epoch"]
+
+    def on_train_begin(self, logs=None):
+        compiled = self.model.get_compile_config()
+        del compiled["optimizer"]["config"]["name"]  # in which Keras counts
+        self.compiled = json.dumps([compiled["optimizer"], compiled["loss"]], sort_keys=True, default=str)
+        if self._arrays:
+            with self._damage_told():
+                self._restore()
+            print(f"epochs 1 to {len(self.state['history']['loss'])} were trained earlier: it goes on from there")
+
+    def _restore(self):
+        if self.state.get("compiled") != self.compiled:
+            raise ValueError("it was made with another optimizer or loss")
+        self.model.optimizer.build(self.model.trainable_variables)
+        weights = len(self.model.weights)
+        self.model.set_weights([self._arrays[f"weight{i}"] for i in range(weights)])
+        for i, variable in enumerate(self.model.optimizer.variables):
+            variable.assign(self._arrays[f"optimizer{i}"])
+        for name in EARLY_STOPPING_STATE:
+            setattr(self.early_stopping, name, self.state[name])
+        if "best0" in self._arrays:
+            self.early_stopping.best_weights = [self._arrays[f"best{i}"] for i in range(weights)]
+        self.model.history.history.update({name: list(values) for name, values in self.state["history"].items()})
+        self._last_good, self._arrays = self.model.get_weights(), {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start_time = time.perf_counter()
+        for i, layer in enumerate(self.model.layers):
+            if hasattr(layer, "seed_generator"):
+                state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2)
+                layer.seed_generator.state.assign(state.astype(layer.seed_generator.state.dtype))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if "accuracy" not in logs:
+            raise ValueError(f"compile the model with metrics=['accuracy']; it has {', '.join(logs)}")
+        if not np.isfinite(logs["loss"]):
+            self.model.stop_training = True
+        self.seconds = time.perf_counter() - self.start_time  # the last one counts: validation comes after it
+
+    def on_epoch_end(self, epoch, logs=None):
+        if "val_loss" not in logs:
+            raise ValueError("give fit its validation_data: without them no epoch can be chosen")
+        logs |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": self.seconds}
+        if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
+            self.model.stop_training = True
+            kept = "with the weights of the epoch before" if self._last_good else "and there is no epoch before"
+            self.model.set_weights(self._last_good or self.model.get_weights())
+            print(f"epoch {epoch + 1}: the loss is not a number. Training ends, {kept}. Try a smaller learning_rate.")
+            return
+        self._last_good = self.model.get_weights()
+        history = {name: [*self.state["history"].get(name, []), float(value)] for name, value in logs.items()}
+        stopping = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING_STATE}
+        stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
+        next_epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
+        self.state = {"next_epoch": next_epoch, "history": history, "compiled": self.compiled, **stopping}
+        arrays = {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
+        arrays |= {f"optimizer{i}": variable.numpy() for i, variable in enumerate(self.model.optimizer.variables)}
+        arrays |= {f"best{i}": weight for i, weight in enumerate(self.early_stopping.best_weights or [])}
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, state=np.array(json.dumps(self.state)), **arrays)
+
+    def on_train_end(self, logs=None):
+        self.model.history.epoch = list(range(len(self.model.history.history["loss"])))  # an earlier training's too
+
+    @contextmanager
+    def _damage_told(self):
+        try:
+            yield
+        except Exception as error:  # whatever zip, NumPy, JSON or Keras raise
+            raise RunError(
+                f"the checkpoint {self.path} is damaged or another training's ({error}). Delete it to train afresh."
+            ) from error
+
+
 def training_summary(history, best_epoch: int, images: int, seed: int) -> dict:
-    """Summarise a training for a run's metrics.json.
+    """Summarise a training for a run's metrics.json: what the kept epoch reached, and what the training cost.
 
-    Args:
-        history (keras.callbacks.History): What `fit` returned, with the columns of `Checkpoint`.
-        best_epoch: The epoch whose weights were kept, counted from 1.
-        images: Their number in an epoch.
-        seed: Of the training.
-
-    Returns:
-        JSON values: what the kept epoch reached on validation images, and what the training cost. Seconds are of
-        training alone, without validation; the first epoch's have the building of the graph in them.
+    `history`: what `fit` returned, with the columns of `Checkpoint`; `best_epoch`: counted from 1; `images`: in an
+    epoch. Seconds are of training alone, without validation; the first epoch's have the building of the graph in them.
     """
     columns, epochs = history.history, len(history.history["loss"])
     seconds = sum(columns["seconds"])
