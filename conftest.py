@@ -1,6 +1,6 @@
 """For all tests, the notebooks' own under nbval too: no run of a user's is touched, and 04 evaluates the reference.
 
-The caller's settings of colour, width and plotting would change outputs; they are set aside.
+The caller's settings of colour, width, plotting and IPython would change outputs; they are set aside.
 """
 
 import os
@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).with_name("tests")))
-pytest_plugins = ["figures"]  # under nbval, each figure is compared with the stored one
+pytest_plugins = ["figures"]  # under nbval, how numbers and figures are compared with the stored ones
 
-_folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-")
+_folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-", ignore_cleanup_errors=True)  # a kernel may still write
 os.environ |= {"FMNIST_RUNS_DIR": _folder.name, "FMNIST_DEFAULT_RUN": "reference", "COLUMNS": "80"}
+os.environ["IPYTHONDIR"] = os.path.join(_folder.name, "ipython")
 os.environ["MATPLOTLIBRC"] = os.path.join(_folder.name, "matplotlibrc")  # an empty one, not a user's
 Path(os.environ["MATPLOTLIBRC"]).touch()
 for _name in ("JPY_SESSION_NAME", "MPLBACKEND", "NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
