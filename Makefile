@@ -41,8 +41,8 @@ coverage: dev-tools data  ## which lines of the package do the unit tests run? f
 mutants: dev-tools data  ## do the tests catch a wrong result? small faults against every gate (over an hour)
 	@$(PY) tests/mutants.py
 
-steady: dev-tools data  ## strict nbval 20 times, two at once (an hour)
-	@$(PY) tests/flakiness.py
+steady: dev-tools data  ## strict nbval under settings that stand in for other processors, one by one (an hour)
+	@$(PY) tests/steady.py
 
 setup: $(VENV)/.ready  ## the virtual environment
 
