@@ -1,14 +1,8 @@
 """The copy of the network that trains: the same layers and weights, prepared for the processor at hand.
 
-All that makes a training step fast stands here, and nothing of it is left in the model that a run keeps. On a CPU:
-
-- activations in bfloat16 where the processor multiplies it faster than float32;
-- batch normalisation by TensorFlow's fused kernel, which Keras's layer does not use;
-- each batch as two halves side by side. One operation seldom keeps two cores busy; two chains of operations do. The
-  gradients are averaged and the optimizer takes one step. There are always two halves, whatever the number of cores,
-  so that the arithmetic is the same everywhere. Their threads are set in `_tensorflow`, before TensorFlow starts.
-
-With a GPU the step is Keras's own, in float32.
+On a CPU: activations in bfloat16 where the processor multiplies it fast; batch normalisation by TensorFlow's fused
+kernel; and each batch as two halves side by side, since one operation seldom keeps two cores busy. There are always two
+halves, so that the arithmetic is the same everywhere. With a GPU the step is Keras's own, in float32.
 """
 
 import re
@@ -46,11 +40,9 @@ def plain_copy(model):
 
 
 def bfloat16_is_faster():
-    """Tell whether bfloat16 is faster than float32 on this computer; false on any but Linux, or with a GPU.
+    """Tell whether bfloat16 is faster than float32 here: with AMX, or an AMD processor with AVX512_BF16; no GPU.
 
-    It is where the processor multiplies such numbers at more than float32's rate: with AMX, or an AMD processor with
-    AVX512_BF16. On an Intel processor with AVX512_BF16 alone a step took 1.4 times as long as in float32, and where
-    every number has to be converted 14 times (benchmarks/README.md).
+    On an Intel processor with AVX512_BF16 alone a step took 1.4 times as long (benchmarks/README.md).
     """
     try:
         content = CPUINFO.read_text(encoding="utf-8")
@@ -72,23 +64,20 @@ def _clone(model, precision, batch_normalization):
 
 
 class _FusedBatchNormalization(BatchNormalization):
-    """Keras's batch normalisation of (n, h, w, c) or (n, c), computed by TensorFlow's fused kernel.
+    """Keras's batch normalisation of (n, h, w, c) or (n, c), by TensorFlow's fused kernel, called twice a step.
 
-    It is called twice a step, so the square root of `momentum` makes the moving averages as slow as Keras's.
+    So the square root of `momentum` makes the moving averages as slow as Keras's.
     """
 
     def call(self, inputs, training=None, mask=None):
         x = inputs[:, None, None, :] if len(inputs.shape) == 2 else inputs
         means = [tf.cast(v, "float32") for v in (self.moving_mean, self.moving_variance)]
+        mean, variance = ([], []) if training else means
+        scale, offset = tf.cast(self.gamma, "float32"), tf.cast(self.beta, "float32")
         result = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=tf.cast(self.gamma, "float32"),
-            offset=tf.cast(self.beta, "float32"),
-            mean=[] if training else means[0],
-            variance=[] if training else means[1],
-            epsilon=self.epsilon,
-            is_training=bool(training),
-        )
+            x=x, scale=scale, offset=offset, mean=mean, variance=variance,
+            epsilon=self.epsilon, is_training=bool(training),
+        )  # fmt: skip
         if training:
             n = tf.cast(tf.size(x) // x.shape[-1], "float32")
             variance = result.batch_variance * ((n - 1) / n)  # the kernel divides by n - 1, Keras by n
@@ -99,9 +88,9 @@ class _FusedBatchNormalization(BatchNormalization):
 
 
 class _TwoHalvesModel(tf.keras.Model):
-    """A model whose steps compute the two halves of a batch side by side.
+    """A model whose steps compute two equal halves of a batch side by side.
 
-    The halves are of one size: in a batch of odd size both hold the middle image, with half its weight.
+    In a batch of odd size both hold the middle image, with half its weight.
     """
 
     def train_step(self, data):

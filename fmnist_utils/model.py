@@ -35,15 +35,9 @@ def build_model(
     for block, (width, convs) in enumerate(zip(filters, convs_per_block, strict=True), start=1):
         for conv in range(1, convs + 1):
             name = f"block{block}_conv{conv}"
-            x = layers.Conv2D(
-                width,
-                kernel_size,
-                strides=2 if conv == 1 and downsampling == "stride" else 1,
-                padding="same",
-                use_bias=not batch_norm,
-                kernel_initializer="he_normal",
-                name=name,
-            )(x)
+            strides = 2 if conv == 1 and downsampling == "stride" else 1
+            options = {"use_bias": not batch_norm, "kernel_initializer": "he_normal", "name": name}
+            x = layers.Conv2D(width, kernel_size, strides, padding="same", **options)(x)
             if conv == 1 and downsampling != "stride":
                 x = _one_of(POOLINGS, "downsampling", downsampling)(2, name=f"block{block}_pool")(x)
             x = _norm_relu(x, batch_norm, name)
