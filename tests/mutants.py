@@ -165,8 +165,8 @@ MUTANTS = [
     ("mean images drawn inverted", PLOTS, 'cmap="gray_r", vmin', 'cmap="gray", vmin'),
     ("confidence drawn over accuracy", PLOTS, 'table["confidence"], table["accuracy"], mark', 'table["accuracy"], table["confidence"], mark'),
     # ----------------------------------------------------------------------------------------------- photo, lesson
-    ("a photo's background is not turned to 0", PHOTO, "np.where(garment, lifted, 0)", "np.where(garment, lifted, lifted)"),
-    ("a photo is not trimmed to the garment", PHOTO, "trimmed = garment_high[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]", "trimmed = garment_high"),
+    ("a photo's background is not turned to 0", PHOTO, "on_white else lifted, 0)", "on_white else lifted, lifted)"),
+    ("a photo is not trimmed to the garment", PHOTO, "trimmed = removed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]", "trimmed = removed"),
     ("every guess is right", LESSON, 'digest(question, guess) == known["digest"]', "digest(question, guess)"),
     # ------------------------------------------------------------------------------------------- runs, comparison
     ("a bad value is let through", "fmnist_utils/parameters.py", '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
