@@ -24,13 +24,19 @@ def code_hash(files=TRAINING_MODULES) -> str:
 
 def _code(path):
     text = path.read_text(encoding="utf-8")
-    if path.suffix != ".py":
-        return text
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body[0].value.value = ""
-    return ast.unparse(tree)
+    return text if path.suffix != ".py" else repr(_plain(ast.parse(text)))
+
+
+def _plain(node):
+    """Return a syntax tree without docstrings, as nested lists, the same in every Python (`ast.unparse` is not)."""
+    if isinstance(node, list):
+        return [_plain(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    return [type(node).__name__, *((name, _plain(value)) for name, value in fields.items() if value not in (None, []))]
 
 
 def all_files() -> list[str]:
@@ -53,7 +59,8 @@ def environment() -> dict:
     import tensorflow as tf  # only here: a reader of run folders need not wait for it
 
     gpus = tf.config.list_physical_devices("GPU")
-    within, beside = (int(os.environ.get(f"TF_NUM_{kind}OP_THREADS", 0)) for kind in ("INTRA", "INTER"))
+    set_threads = [os.environ.get(f"TF_NUM_{kind}OP_THREADS", "0") for kind in ("INTRA", "INTER")]
+    within, beside = (int(number) if number.isdigit() else 0 for number in set_threads)
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in VERSIONS},

@@ -84,9 +84,8 @@ def stratified_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split a labelled set into a training and a validation part, keeping each class's share.
 
-    `y`: (n,) classes 0 to 9; `fraction`: the validation part's, 0 < fraction < 1; `train_size`: keep only so many of
-    the training part, stratified too (0: all), which leaves the validation part as it is. Returns the sorted positions
-    of both parts. Raises ValueError if a class would be left empty.
+    `y`: (n,) classes 0 to 9; `fraction`: the validation part's, 0 < fraction < 1; `train_size`: so many of the training
+    part are kept, stratified too (0: all). Returns the sorted positions of both. Raises ValueError for an empty class.
     """
     train, valid = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
     if train_size not in (0, len(train)):
@@ -136,31 +135,27 @@ def _verified(folder):
 
 def _fetch(cache, scratch, get_file):
     """Fetch the four files into `scratch` from the first source that serves, then move them into the cache."""
-    sources = [(url, lambda url=url: url) for url in URLS]
-    sources.insert(0, (f"the folder {DEBIAN_FOLDER}", lambda: DEBIAN_FOLDER.as_uri() + "/"))
-    if folder := os.environ.get("FMNIST_DATA_DIR"):
-        sources.insert(0, (f"FMNIST_DATA_DIR, {folder}", lambda: Path(folder).expanduser().absolute().as_uri() + "/"))
-    sources.append((f"the Debian package {DEBIAN_PACKAGE}", lambda: _unpack_debian_package(scratch).as_uri() + "/"))
-    errors, options = [], {"cache_dir": str(scratch), "cache_subdir": "", "hash_algorithm": "sha256"}
-    usual = socket.getdefaulttimeout()
-    for source, locate in sources:
+    debian, errors, usual = f"the Debian package {DEBIAN_PACKAGE}", [], socket.getdefaulttimeout()
+    for source in filter(None, [os.environ.get("FMNIST_DATA_DIR"), DEBIAN_FOLDER, *URLS, debian]):
+        name = "download"
         try:
             socket.setdefaulttimeout(STALL_SECONDS)
+            folder = _unpack_debian_package(scratch) if source == debian else os.path.expanduser(source)
+            address = source if source in URLS else Path(folder).absolute().as_uri() + "/"
             with redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # Keras's progress bar
-                address = locate()
                 for name, digest in SHA256.items():
-                    get_file(name, address + name, file_hash=digest, **options)
+                    get_file(name, address + name, file_hash=digest, cache_dir=str(scratch), cache_subdir="")
         except Exception as error:  # Keras raises bare ones
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise  # our own disk, not the source
             lines = (getattr(error, "stderr", None) or str(error) or repr(error)).strip().splitlines()
-            errors.append(f"{source}: {lines[-1][-200:]}")  # the cause stands last
-            continue
+            errors.append(f"{source}: {name}: {lines[-1][-200:]}")  # the cause stands last
+        else:
+            for name in SHA256:
+                os.replace(scratch / name, cache / name)
+            return str(source)
         finally:
             socket.setdefaulttimeout(usual)
-        for name in SHA256:
-            os.replace(scratch / name, cache / name)
-        return source
     raise DatasetUnavailable(
         "Fashion-MNIST could not be had. Tried:\n  - " + "\n  - ".join(errors) + "\n"
         "What to do: connect to the network and try again; or copy the four .gz files (from another machine's "

@@ -19,8 +19,6 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,14 +29,13 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from fmnist_utils._environment import code_hash, environment
+from fmnist_utils._environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
 PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
-VALIDATION, ENVIRONMENT, CHECKPOINT = "validation.npz", "environment.json", "checkpoint.npz"
+VALIDATION, ENVIRONMENT = "validation.npz", "environment.json"
 TEST, TEST_METRICS = "test.npz", "test_metrics.json"
-READ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, yaml.YAMLError, zipfile.BadZipFile, zlib.error)
 UTF8 = "utf-8"  # said at every read and write: Windows and old terminals have other defaults
 
 
@@ -48,20 +45,19 @@ class RunError(RuntimeError):
 
 @dataclass
 class Run:
-    """A run folder, the parameters that it was started with, and the lock that is held while it is being written."""
+    """A run folder and its parameters; while it is being written, its environment and the lock that is held."""
 
     folder: Path
     params: dict
+    environment: dict = field(default_factory=dict, repr=False)
     lock: FileLock | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """The folder's name."""
         return self.folder.name
 
     @property
     def work_dir(self) -> Path:
-        """Where an unfinished training writes."""
         return self.folder / ".work"
 
 
@@ -83,98 +79,86 @@ def is_complete(folder) -> bool:
 def start(params: dict) -> Run:
     """Open the run that checked `params` describe for writing, and hold its lock until `finish`.
 
-    An unfinished training of the same parameters and the same code is there to go on from; under changed code it is
-    dropped, with a message. A complete run stays as it is until `finish`. Raises RunError: the folder holds a run of
-    other parameters, another process is writing it, or it cannot be written.
+    An unfinished training is there to go on from, see `training.Checkpoint`; a complete run stays until `finish`.
+    Raises RunError: the folder holds a run of other parameters, another process writes it, or it cannot be written.
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
-    run = Run(folder, {name: value for name, value in params.items() if name != "runs_dir"})
-    try:
+    new = {name: value for name, value in params.items() if name != "runs_dir"}
+    run = Run(folder, new, environment())
+    if run.name == REFERENCE.name:
+        raise RunError(f"the run {run.name!r} is the one that ships with the project. Choose another run_name.")
+    with _trouble_told(folder):
         run.work_dir.mkdir(parents=True, exist_ok=True)
         run.lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
-        run.lock.acquire()
-        _refuse_other_parameters(run)
-        _drop_checkpoint_of_other_code(run)
-        _write_text(folder / PARAMS, yaml.safe_dump(run.params, sort_keys=False, allow_unicode=True))
-        write_json(run.work_dir / ENVIRONMENT, environment())
-    except Timeout as error:
-        raise RunError(
-            f"another process is writing the run {run.name!r} now. Wait for it, stop it (a notebook's kernel keeps its "
-            "run until it has finished or is shut down), or choose another run_name."
-        ) from error
-    except BaseException as error:
-        if run.lock:
-            run.lock.release()
-        if isinstance(error, OSError):
-            raise _cannot_write(folder, error) from error
-        raise
+        with run.lock:
+            old = read_yaml(folder / PARAMS) if (folder / PARAMS).exists() else new
+            changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            if changed:
+                told = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in changed)
+                raise RunError(
+                    f"the run {run.name!r} was made with other parameters ({told}). Choose another run_name, or delete "
+                    f"its folder {folder}."
+                )
+            with atomic_write(folder / PARAMS) as temporary:
+                temporary.write_text(yaml.safe_dump(new, sort_keys=False, allow_unicode=True), encoding=UTF8)
+            run.lock.acquire()  # a second time: it outlives this block, which an error leaves unlocked
     return run
-
-
-def _refuse_other_parameters(run):
-    if not (run.folder / PARAMS).exists():
-        return
-    old = read_yaml(run.folder / PARAMS)
-    if old != run.params:
-        changed = [
-            f"{name}: {old.get(name)!r} there, {run.params.get(name)!r} now"
-            for name in {**old, **run.params}
-            if old.get(name) != run.params.get(name)
-        ]
-        raise RunError(
-            f"the run {run.name!r} was made with other parameters ({'; '.join(changed)}). Choose another run_name, or "
-            f"delete its folder {run.folder}."
-        )
-
-
-def _drop_checkpoint_of_other_code(run):
-    checkpoint, old = run.work_dir / CHECKPOINT, None
-    if checkpoint.exists():
-        with suppress(OSError, ValueError, AttributeError):
-            old = json.loads((run.work_dir / ENVIRONMENT).read_text(encoding=UTF8)).get("code_hash")
-        if old != code_hash():
-            checkpoint.unlink()
-            print("epochs of an interrupted training are dropped, since the code that trains has changed")
 
 
 def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_prob, metrics: dict):
     """Write what a training produced and make the run complete; a complete run of that name is replaced only now.
 
-    `model`: kept in float32, as built-in Keras layers, without its optimizer; `history`: a row per epoch, indexed by
-    `epoch`; `valid_index`, `y_valid` (n,) and `y_prob` (n, 10): the validation images' positions, classes and
-    probabilities; `metrics`: see `training.training_summary`. Raises RunError where the disk refuses.
+    `model`: kept as `plain_copy`; `history`: a row per epoch, indexed by `epoch`; `valid_index`, `y_valid` (n,) and
+    `y_prob` (n, 10): positions, classes and probabilities of the validation images; `metrics`: see
+    `training.training_summary`. Raises RunError where the disk refuses.
     """
     from fmnist_utils._training_copy import plain_copy  # only here: a reader of runs need not wait for TensorFlow
 
     work = run.work_dir
-    try:
+    with _trouble_told(run.folder):
+        run.lock.acquire()  # again: a cell may be run twice
+        work.mkdir(exist_ok=True)
         with atomic_write(work / MODEL) as temporary:
             plain_copy(model).save(temporary)
         with atomic_write(work / HISTORY) as temporary:
             history.to_csv(temporary)
         write_npz(work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
-        facts = json.loads((work / ENVIRONMENT).read_text(encoding=UTF8))
-        write_json(work / ENVIRONMENT, {**facts, "finished": datetime.now(UTC).isoformat(timespec="seconds")})
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(work / ENVIRONMENT, {**run.environment, "finished": finished})
         write_json(work / METRICS, metrics)
-        for name in (METRICS, TEST, TEST_METRICS):  # nothing of an older run may seem to belong to the new one
+        if is_complete(run.folder):  # nothing of an older run may seem to belong to the new one
+            shutil.rmtree(run.folder / "figures", ignore_errors=True)
+        for name in (METRICS, TEST, TEST_METRICS):
             (run.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(run.folder / "figures", ignore_errors=True)
         for name in (MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS):  # metrics last: it makes a run complete
             os.replace(work / name, run.folder / name)
         shutil.rmtree(work)  # the checkpoint last: stopped before, the same training goes on from it
+    run.lock.release(force=True)
+
+
+@contextmanager
+def _trouble_told(folder):
+    """Turn what keeps a run folder from being written into a RunError that says what to do."""
+    try:
+        yield
     except OSError as error:
-        raise RunError(
-            f"could not finish the run {run.name!r}: {error}. The training itself is kept: make room, then run again "
-            "with the same run_name."
-        ) from error
-    if run.lock:
-        run.lock.release(force=True)
+        told = (
+            f"cannot write the run folder {folder}: {error}. Make room and run again with the same run_name: finished "
+            "epochs are kept. Or choose another folder by the parameter runs_dir or the variable FMNIST_RUNS_DIR."
+        )
+        if isinstance(error, Timeout):
+            told = (
+                f"another process is writing the run {folder.name!r} now. Wait for it, stop it (a notebook's kernel "
+                "keeps its run until it has finished or is shut down), or choose another run_name."
+            )
+        raise RunError(told) from error
 
 
 def save_evaluation(run: Run, y: np.ndarray, y_prob: np.ndarray, summary: dict):
     """Add to a complete run what 04 measured: test.npz, of `y` (n,) and `y_prob` (n, 10), and test_metrics.json."""
-    write_npz(run.folder / TEST, label=y, probability=y_prob)
-    write_json(run.folder / TEST_METRICS, summary)
+    with _trouble_told(run.folder):
+        write_npz(run.folder / TEST, label=y, probability=y_prob)
+        write_json(run.folder / TEST_METRICS, summary)
 
 
 def find(run_name: str = "", runs_dir: str = "runs") -> Run:
@@ -187,12 +171,8 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
     known = {path.parent.name: _finished(path.parent) for path in sorted(parent.glob(f"[!.]*/{METRICS}"))}
     name = run_name or os.environ.get("FMNIST_DEFAULT_RUN") or max(known, key=known.get, default=REFERENCE.name)
     folder = parent / name
-    shipped = (REFERENCE / METRICS).read_bytes()
-    if name == REFERENCE.name and not (is_complete(folder) and (folder / METRICS).read_bytes() == shipped):
-        try:
-            shutil.copytree(REFERENCE, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
+    if name == REFERENCE.name:
+        _copy_reference(folder)
     if not is_complete(folder):
         state = "is not complete: its training was interrupted" if folder.exists() else "is not there"
         raise RunError(
@@ -205,11 +185,22 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
 
 def _finished(folder):
     """Return when a run was finished, as text that sorts; "" for the reference run, older than any of a user's."""
-    if folder.name == REFERENCE.name:
-        return ""
-    with suppress(OSError, ValueError):
-        return json.loads((folder / ENVIRONMENT).read_text(encoding=UTF8)).get("finished", "0")
+    with suppress(OSError, ValueError, AttributeError):
+        if folder.name != REFERENCE.name:
+            return str(json.loads((folder / ENVIRONMENT).read_text(encoding=UTF8)).get("finished", "0"))
     return ""
+
+
+def _copy_reference(folder):
+    """Copy the reference run, unless `folder` is a copy; not its modes, which a teacher may have set to read-only."""
+    if is_complete(folder) and (folder / METRICS).read_bytes() == (REFERENCE / METRICS).read_bytes():
+        return
+    with _trouble_told(folder):
+        for path in sorted(REFERENCE.rglob("*.*"), key=lambda path: path.name == METRICS):  # metrics last
+            target = folder / path.relative_to(REFERENCE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def read_history(run: Run) -> pd.DataFrame:
@@ -242,10 +233,10 @@ def read_yaml(path) -> dict:
 
 @contextmanager
 def _damage_told(path):
-    """Turn what a missing, damaged or foreign file of a run makes its reader raise into a RunError that names it."""
+    """Turn whatever a missing, damaged or foreign file makes its reader raise into a RunError that names it."""
     try:
         yield path
-    except READ_ERRORS as error:
+    except Exception as error:
         if path.name in (TEST, TEST_METRICS) and not path.exists():
             todo = "has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
         else:
@@ -254,19 +245,9 @@ def _damage_told(path):
         raise RunError(f"the run {path.parent.name!r} {todo}") from error
 
 
-def _cannot_write(folder, error):
-    return RunError(
-        f"cannot write the run folder {folder}: {error}. Choose another folder in the parameter runs_dir or in the "
-        "environment variable FMNIST_RUNS_DIR, or make room."
-    )
-
-
-# ------------------------------------------------------------------------ files that are written whole or not at all
-
-
 @contextmanager
 def atomic_write(path):
-    """Yield a temporary path beside `path`; rename it there when the body succeeds, remove it when it fails."""
+    """Write a file whole or not at all: yield a path beside `path`, renamed when the body succeeds, else removed."""
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -278,14 +259,10 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
-def _write_text(path, text):
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding=UTF8)
-
-
 def write_json(path, content):
     """Write `content` as indented JSON."""
-    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding=UTF8)
 
 
 def write_npz(path, **arrays):

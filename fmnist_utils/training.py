@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fmnist_utils._environment import code_hash
 from fmnist_utils._tensorflow import tf
 from fmnist_utils._training_copy import plain_copy, training_copy
-from fmnist_utils.runs import CHECKPOINT, RunError, atomic_write
+from fmnist_utils.runs import RunError, atomic_write
 
 __all__ = [
     "Checkpoint", "Progress", "learning_rate_schedule", "plain_copy", "steps_per_execution", "training_copy",
     "training_summary",
 ]  # fmt: skip
+CHECKPOINT = "checkpoint.npz"
 MAX_STEPS_PER_EXECUTION = 25
 EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best", "best_epoch")
 
@@ -74,18 +76,22 @@ class Checkpoint(tf.keras.callbacks.Callback):
     The file has weights, optimizer, history and the state of `early_stopping`, which stands before this one in
     `callbacks`. Dropout's random numbers come from (`seed`, epoch). Keras's `History` gets learning_rate, and seconds
     (of training, without validation). An epoch whose loss is not a number ends the training; the weights of the epoch
-    before come back. Raises RunError for a file that is damaged or another training's, ValueError without the metric
-    "accuracy" or validation_data.
+    before come back. A file of other code is dropped. Raises RunError for one that is damaged or another training's,
+    ValueError without the metric "accuracy" or validation_data.
     """
 
     def __init__(self, folder, early_stopping, seed=0):
         super().__init__()
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
+        self.code = code_hash()
         if self.path.exists():
             with self._damage_told(), np.load(self.path, allow_pickle=False) as file:
-                self._arrays = dict(file)
-                self.state = json.loads(str(self._arrays.pop("state")))
+                state = json.loads(str(file["state"]))
+                if state["code"] == self.code:
+                    self.state, self._arrays = state, dict(file)
+                else:
+                    print("epochs of an interrupted training are dropped, since the code that trains has changed")
 
     @property
     def initial_epoch(self):
@@ -95,7 +101,8 @@ class Checkpoint(tf.keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         compiled = self.model.get_compile_config()
         del compiled["optimizer"]["config"]["name"]  # in which Keras counts
-        self.compiled = json.dumps([compiled["optimizer"], compiled["loss"]], sort_keys=True, default=str)
+        trained = [compiled["optimizer"], compiled["loss"], [weight.shape for weight in self.model.weights]]
+        self.compiled = json.dumps(trained, sort_keys=True, default=str)
         if self._arrays:
             with self._damage_told():
                 self._restore()
@@ -103,7 +110,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     def _restore(self):
         if self.state.get("compiled") != self.compiled:
-            raise ValueError("it was made with another optimizer or loss")
+            raise ValueError("it was made with another network, optimizer or loss")
         self.model.optimizer.build(self.model.trainable_variables)
         weights = len(self.model.weights)
         self.model.set_weights([self._arrays[f"weight{i}"] for i in range(weights)])
@@ -145,7 +152,8 @@ class Checkpoint(tf.keras.callbacks.Callback):
         stopping = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING_STATE}
         stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         next_epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
-        self.state = {"next_epoch": next_epoch, "history": history, "compiled": self.compiled, **stopping}
+        stopping |= {"compiled": self.compiled, "code": self.code}
+        self.state = {"next_epoch": next_epoch, "history": history, **stopping}
         arrays = {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
         arrays |= {f"optimizer{i}": variable.numpy() for i, variable in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": weight for i, weight in enumerate(self.early_stopping.best_weights or [])}

@@ -4,53 +4,37 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from fmnist_utils import _environment
 
-HOLD = """
-import sys, filelock
-lock = filelock.FileLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def hold_lock():
     """A function that lets another process hold a file's lock; it returns the process, for the test to kill."""
-    holders = []
+    with ExitStack() as holders:
 
-    def hold(path):
-        command = [sys.executable, "-c", HOLD, path]
-        holders.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        assert holders[-1].stdout.readline() == b"held\n"
-        return holders[-1]
+        def hold(path):
+            code = "import sys, filelock as f; key = f.FileLock(sys.argv[1]); key.acquire(); print(); sys.stdin.read()"
+            words = [sys.executable, "-uc", code, path]
+            holder = holders.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            assert holder.stdout.readline()
+            return holder
 
-    yield hold
-    for holder in holders:
-        holder.kill()
-        holder.communicate()
+        yield hold
 
 
 @pytest.fixture
 def edit_package(tmp_path, monkeypatch):
-    """A function that edits a module of the package, as the code hash sees it: in a copy."""
-    copy = tmp_path / "edited_package"
-    shutil.copytree(_environment.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    """A function that adds a line to a module, as the code hash sees it: in a copy of the package."""
+    copy = shutil.copytree(_environment.PACKAGE, tmp_path / "edited", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(_environment, "PACKAGE", copy)
-
-    def edit(module):
-        with (copy / module).open("a", encoding="utf-8") as file:
-            file.write("# an edit\n")
-
-    return edit
+    return lambda name, line="\nEDITED = 1": (copy / name).write_text((copy / name).read_text("utf-8") + line, "utf-8")
 
 
 @pytest.fixture(scope="session")
 def odd_environment():
     """An environment with an 8-bit code page, as on Windows, and the caller's own settings of plots and colour."""
-    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "MPLBACKEND": "Agg", "NO_COLOR": "1"}
-    return {**os.environ, **settings}
+    return os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "MPLBACKEND": "Agg", "NO_COLOR": "1"}
