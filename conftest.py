@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).with_name("tests")))
+sys.path[:0] = [str(Path(__file__).with_name(name)) for name in ("tests", "tools")]
 pytest_plugins = ["figures"]  # under nbval, how numbers and figures are compared with the stored ones
 
 _folder = tempfile.TemporaryDirectory(prefix="fmnist-tests-", ignore_cleanup_errors=True)  # a kernel may still write
