@@ -1,4 +1,4 @@
-"""The contracts of the stored notebooks: parameters, order, outputs, ids, style, and the exercises made from solutions."""
+"""The contracts of the stored notebooks: parameters, order, outputs, ids, style; the exercises made from solutions."""
 
 import ast
 import json
