@@ -10,19 +10,16 @@ import yaml
 from fmnist_utils import lesson, runs
 
 KNOWN = yaml.safe_load(lesson.QUESTIONS.read_text(encoding="utf-8"))
-NOTEBOOKS = sorted((runs.ROOT / "notebooks").glob("[0-9][0-9]_*[a-z].ipynb"))
-SOLUTIONS = sorted((runs.ROOT / "notebooks" / "solutions").glob("*[a-z].ipynb"))
+NOTEBOOKS, EXERCISES = (
+    "".join(path.read_text("utf-8") for path in sorted((runs.ROOT / "notebooks" / folder).glob("*[a-z].ipynb")))
+    for folder in ("", "exercises")
+)
 PAIR, THIRD = {"digest": lesson.digest("q", ["Coat", "Shirt"])}, {"digest": lesson.digest("q", "0.333"), "decimals": 3}
 COUNT = {"digest": lesson.digest("q", 51200)}
 
 
-def answered(paths, call):
-    """The questions that cells with that call ask, in the order of the notebooks."""
-    return [name for path in paths for name in re.findall(rf'lesson\.{call}\(\\"(.+?)\\"', path.read_text("utf-8"))]
-
-
 @pytest.mark.parametrize(("guess", "reply"), [
-    ("", "No guess yet. Choose one of: Bag, Coat, Shirt, Sneaker."), ("Dress", "'Dress' is none of the answers. Choose"),
+    ("", "No guess yet. Choose one of: Bag, Coat, Shirt, Sneaker."), ("Dress", "'Dress' is none of the answers."),
     ("Shirt", "Right."), ("  SHIRT ", "Right."), ("Coat", "Not so.")])  # fmt: skip
 def test_self_check_of_a_guess(capsys, guess, reply):
     lesson.self_check("most mistakes", guess)
@@ -45,11 +42,14 @@ def test_answer_to_an_exercise_in_any_form(capsys, tmp_path, monkeypatch, known,
     assert capsys.readouterr().out == ("" if message else "right\n")
 
 
+def test_exercises_check_without_assert():
+    assert not re.findall(r'"\s*assert .*', EXERCISES), "write lesson.check(...): PYTHONOPTIMIZE leaves assert out"
+
+
 def test_questions_and_teachers_answers_are_those_of_the_notebooks():
-    asked = answered(NOTEBOOKS, "self_check")
+    asked = re.findall(r'lesson\.self_check\(\\"(.+?)\\"', NOTEBOOKS)
     assert sorted(asked) == sorted(KNOWN["self_checks"])
-    assert sorted(answered(SOLUTIONS, "check_answer")) == sorted(KNOWN["exercises"])
+    assert sorted(re.findall(r'lesson\.check_answer\(\\"(.+?)\\"', EXERCISES)) == sorted(KNOWN["exercises"])
     told = re.findall(r"^\| 0\d \| .+ \| (.+) \|$", (runs.ROOT / "TEACHING.md").read_text("utf-8"), re.MULTILINE)
-    assert [lesson.digest(*pair) for pair in zip(asked, told, strict=True)] == [
-        KNOWN["self_checks"][name]["digest"] for name in asked
-    ], "give TEACHING.md a row with the right answer to each self-check, in the notebooks' order"
+    right = [KNOWN["self_checks"][name]["digest"] for name in asked]
+    assert list(map(lesson.digest, asked, told)) == right, "TEACHING.md has each answer, in the notebooks' order"
