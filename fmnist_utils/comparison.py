@@ -18,14 +18,13 @@ def read_runs(folder) -> pd.DataFrame:
     """Read a folder of run folders, or of the two files that `export_runs` wrote, as one frame, a row per complete run.
 
     Indexed by the run's name: its parameters and metrics, cpu, threads, and configuration: in words, the parameters
-    that are not at their most frequent value (a parameter without one always), seeds aside; `BASE` where all are. Of
-    runs with the same parameters and seed the newest counts. Raises RunError where there is none.
+    that are not at their most frequent value, seeds aside, or `BASE`; a parameter without one is always told. Of runs
+    with the same parameters and seed the newest counts. Raises RunError where there is none.
     """
-    folder = Path(folder)
-    if (folder / TABLE).is_file():
-        table = pd.read_csv(folder / TABLE, dtype={"run": str}, index_col="run", encoding=runs.UTF8)
+    if Path(folder, TABLE).is_file():
+        table = pd.read_csv(Path(folder, TABLE), dtype={"run": str}, index_col="run", encoding=runs.UTF8)
     else:
-        newest_last = sorted(folder.glob(f"[!.]*/{runs.METRICS}"), key=lambda path: path.stat().st_mtime)
+        newest_last = sorted(Path(folder).glob(f"[!.]*/{runs.METRICS}"), key=lambda path: path.stat().st_mtime)
         rows = {path.parent.name: _row(path.parent) for path in newest_last}
         if not rows:
             raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
@@ -45,7 +44,7 @@ def _row(folder):
     run = runs.Run(folder, runs.read_yaml(folder / runs.PARAMS))
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
     params = {name: _format(value) if isinstance(value, list) else value for name, value in run.params.items()}
-    return {**params, **metrics, "cpu": machine["cpu"], "threads": machine["threads"]}
+    return {**params, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}
 
 
 def _format(value):
@@ -63,13 +62,11 @@ def varying_parameters(table: pd.DataFrame) -> list[str]:
 def t_confidence_interval(values) -> dict[str, float]:
     """Return mean, std, and low and high of the mean's 95 % confidence interval by Student's t, for `values` (n,).
 
-    They are taken for independent and roughly normal, such as accuracies of n seeds; for n = 1 all but the mean are
-    nan.
+    They are taken for independent and roughly normal, as accuracies of n seeds are; one alone has a mean, the rest nan.
     """
-    values = np.asarray(values, dtype=float)
-    mean, n = values.mean(), len(values)
-    std = values.std(ddof=1) if n > 1 else np.nan
-    half = t.ppf(0.975, n - 1) * std / np.sqrt(n) if n > 1 else np.nan
+    values = pd.Series(values, dtype=float)
+    mean, std, n = values.mean(), values.std(ddof=1), len(values)
+    half = t.ppf(0.975, n - 1) * std / n**0.5
     return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
 
 
@@ -96,11 +93,9 @@ def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_ac
         known = "; ".join(sorted(table["configuration"].unique()))
         raise ValueError(f"baseline = {baseline!r}: no run has that configuration. There are: {known}")
     by_seed = table.pivot_table(index="seed", columns="configuration", values=metric)
-    rows = {}
-    for configuration in by_seed.columns.drop(baseline):
-        differences = (by_seed[configuration] - by_seed[baseline]).dropna()
-        if len(differences):
-            rows[configuration] = {"seeds": len(differences), **t_confidence_interval(differences)}
+    differences = by_seed.drop(columns=baseline).sub(by_seed[baseline], axis="index")
+    both = {name: column.dropna() for name, column in differences.items() if column.notna().any()}
+    rows = {name: {"seeds": len(values), **t_confidence_interval(values)} for name, values in both.items()}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["seeds", "mean", "std", "low", "high"])
     return frame.rename_axis("configuration").sort_values("mean")
 
@@ -108,19 +103,15 @@ def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_ac
 def load_correctness(folder, names: list[str], images: str = "validation") -> pd.DataFrame:
     """Tell for each image (row) and run (column) of a folder as for `read_runs` whether the prediction was correct.
 
-    `images`: "validation"; or "test", for which 04 must have evaluated each of the runs. Raises RunError: a run has no
-    such predictions, or two runs were evaluated on different images.
+    `images`: "validation", or "test" (after 04). Raises RunError: no such predictions, or runs of different images.
     """
-    correct, known_index = {}, None
-    for name in names:
-        index, label, y_pred = _predictions(Path(folder), name, images)
-        if known_index is not None and not np.array_equal(index, known_index):
-            raise runs.RunError(
-                f"the runs {', '.join(names)} were evaluated on different images: compare runs of one split_seed and "
-                "one validation_fraction."
-            )
-        correct[name], known_index = y_pred == label, index
-    return pd.DataFrame(correct, index=pd.Index(known_index, name="image"))
+    predictions = {name: _predictions(Path(folder), name, images) for name in names}
+    index = predictions[names[0]][0]
+    if not all(np.array_equal(other, index) for other, _, _ in predictions.values()):
+        told = "were evaluated on different images: compare runs of one split_seed and one validation_fraction."
+        raise runs.RunError(f"the runs {', '.join(names)} {told}")
+    correct = {name: y_pred == label for name, (_, label, y_pred) in predictions.items()}
+    return pd.DataFrame(correct, index=pd.Index(index, name="image"))
 
 
 def _predictions(folder, name, images):
@@ -136,10 +127,7 @@ def _predictions(folder, name, images):
 
 
 def export_runs(folder, target):
-    """Write the runs of `folder` as runs.csv and predictions.npz (validation) into `target`, to keep or to send.
-
-    Raises RunError: there is no complete run, or the runs were evaluated on different images.
-    """
+    """Write the runs of `folder` as runs.csv and predictions.npz (validation) into `target`, to keep or to send."""
     folder, target = Path(folder), Path(target)
     table = read_runs(folder).drop(columns="configuration")
     load_correctness(folder, table.index)  # refuses runs of different images
@@ -152,10 +140,5 @@ def export_runs(folder, target):
         table.to_csv(temporary, encoding=runs.UTF8)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m fmnist_utils.comparison FOLDER TARGET")
-    try:
-        export_runs(*sys.argv[1:])
-    except runs.RunError as error:
-        sys.exit(str(error))
+if __name__ == "__main__":  # python -m fmnist_utils.comparison FOLDER TARGET
+    export_runs(*sys.argv[1:])

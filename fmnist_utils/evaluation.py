@@ -1,10 +1,9 @@
 """Evaluating a trained network: load it safely, predict, and count with scikit-learn."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics
 
@@ -20,12 +19,10 @@ class ModelFileError(RuntimeError):
 
 
 def load_model(path):
-    """Load the model.keras of a run; nothing in the file is executed (Keras's safe_mode).
+    """Load the model.keras of a run, ready for `evaluate`; nothing in the file is executed (Keras's safe_mode).
 
-    Returns the model, compiled for `evaluate` with categorical cross-entropy and accuracy. Raises ModelFileError: the
-    file is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
+    Raises ModelFileError: it is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
     """
-    path = Path(path)
     try:
         with capture_stderr():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
@@ -45,20 +42,17 @@ def predict(model, x: np.ndarray) -> np.ndarray:
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval (low, high) of a proportion, `correct` out of `n`.
+    """Return the 95 % Wilson interval (low, high) of a proportion, `correct` out of `n` (1927, doi:10.2307/2276774).
 
-    The Wilson score interval (Wilson 1927, doi:10.2307/2276774). It covers that only n images were drawn, not how
-    training varies from seed to seed.
+    It covers that only n images were drawn, not how training varies from seed to seed.
     """
-    interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    return tuple(map(float, binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")))
 
 
 def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
     """Summarise predictions of test images, `y` (n,) and `y_prob` (n, 10), for a run's test_metrics.json.
 
-    JSON values: test_accuracy with its Wilson interval, test_loss (mean negative log probability of the true class),
-    and precision, recall and F1 per class.
+    JSON values: test_accuracy with its Wilson interval, test_loss, and precision, recall and F1 per class.
     """
     y_pred = y_prob.argmax(axis=1)
     low, high = wilson_interval((y_pred == y).sum(), len(y))
@@ -71,9 +65,6 @@ def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
         "test_images": len(y),
         "classes": per_class_scores(y, y_pred).round(6).to_dict(orient="index"),
     }
-
-
-test_summary.__test__ = False  # or pytest would take it for a test where it is imported by name
 
 
 def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
@@ -91,13 +82,11 @@ def confusion_matrix(y: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
 def most_confused(matrix: np.ndarray, count: int = 5) -> pd.DataFrame:
     """Return the most frequent mistakes of a confusion matrix (10, 10), rows true: a row per mistake that happened."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    rows = [
-        (CLASS_NAMES[true], CLASS_NAMES[pred], int(wrong[true, pred]), wrong[true, pred] / matrix[true].sum())
-        for true, pred in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[true, pred]
-    ]
-    return pd.DataFrame(rows, columns=["true class", "predicted as", "images", "share of the class"])
+    true, pred = np.nonzero(wrong)
+    names = {"true class": np.take(CLASS_NAMES, true), "predicted as": np.take(CLASS_NAMES, pred)}
+    images = wrong[true, pred]
+    frame = pd.DataFrame({**names, "images": images, "share of the class": images / matrix.sum(axis=1)[true]})
+    return frame.sort_values("images", ascending=False, kind="stable", ignore_index=True).head(count)
 
 
 def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
@@ -115,19 +104,13 @@ def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.D
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Return the mean distance of confidence and accuracy of a `calibration_table`, 0 to 1, weighted by images.
-
-    Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602.
-    """
-    distance = (table["confidence"] - table["accuracy"]).abs()
-    return float((distance * table["images"]).sum() / table["images"].sum())
+    """Return the mean |confidence - accuracy| over the images of a table (Naeini 2015, doi:10.1609/aaai.v29i1.9602)."""
+    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
 
 
 def apply_temperature(y_prob: np.ndarray, temperature: float) -> np.ndarray:
     """Return softmax(log(y_prob) / temperature), (n, k): sharper below 1, flatter above; the predicted class stays."""
-    logits = np.log(np.maximum(y_prob.astype("float64"), SMALLEST_PROBABILITY)) / temperature
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.maximum(y_prob.astype("float64"), SMALLEST_PROBABILITY)) / temperature, axis=1)
 
 
 def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
@@ -137,7 +120,6 @@ def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
     """
 
     def loss(logarithm):
-        true = apply_temperature(y_prob, np.exp(logarithm))[np.arange(len(y)), y]
-        return -np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean()
+        return metrics.log_loss(y, apply_temperature(y_prob, np.exp(logarithm)), labels=range(y_prob.shape[1]))
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))

@@ -1,12 +1,12 @@
 """Run notebooks 01 to 04 headless with one parameter file: `python -m fmnist_utils.pipeline params/quick.yaml`.
 
 The executed notebooks, figures and an HTML report land in the run's folder. What is complete, and was made by the same
-notebook, parameters and code, is not run again.
+notebook, parameters and code, is not run again; to have it anew, delete the run's folder or choose another run_name.
 """
 
 import argparse
 import ast
-import json
+import io
 import os
 import re
 import sys
@@ -15,7 +15,6 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
-from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -27,8 +26,8 @@ from fmnist_utils.parameters import check_parameters
 FOLDER = runs.ROOT / "notebooks"
 NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("0[1-4]_*[a-z].ipynb")))
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
-RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}
-HEADLESS = {"pipeline.py", "sweep.py"}  # a change there changes no notebook
+RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}  # without it, one that is complete runs again
+BAR = "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}"
 KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
 
 
@@ -46,16 +45,13 @@ def read_mapping(path, example: str) -> dict:
 def read_parameters(path, extra=()) -> dict:
     """Read a parameter file and check it against the notebooks' own values; run_name defaults to the file's name.
 
-    `extra`: names that are allowed besides. Raises ValueError: the file is missing or no YAML mapping, no notebook has
-    a name in it, or a value is not allowed.
+    `extra`: names that are allowed besides. Raises ValueError: no YAML mapping, an unknown name, or a bad value.
     """
     values = read_mapping(path, "epochs: 5")
     committed = {name: value for notebook in NOTEBOOKS for name, value in defaults(notebook).items()}
     known = committed.keys() | set(extra)
-    if unknown := sorted(map(str, values.keys() - known)):
-        raise ValueError(
-            f"{path}: no notebook has a parameter {', '.join(unknown)}. There are: {', '.join(sorted(known))}"
-        )
+    if unknown := ", ".join(sorted(map(str, values.keys() - known))):
+        raise ValueError(f"{path}: no notebook has a parameter {unknown}. There are: {', '.join(sorted(known))}")
     values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-") or "run", **values}
     own = {name: value for name, value in values.items() if name not in extra}
     check_parameters({**committed, "run_name": "run", **own})  # what fits no default is told before a kernel starts
@@ -63,10 +59,7 @@ def read_parameters(path, extra=()) -> dict:
 
 
 def defaults(notebook) -> dict:
-    """Return the declared parameters of a notebook (a path, or the name of one of ours), with their committed values.
-
-    Raises ValueError: it cannot be read, or a default is no plain value.
-    """
+    """Return a notebook's parameters, of a path or of one of ours by name; ValueError: a default is no plain value."""
     path = notebook if isinstance(notebook, Path) else FOLDER / f"{notebook}.ipynb"
     try:
         content = nbformat.read(path, as_version=4)
@@ -75,33 +68,28 @@ def defaults(notebook) -> dict:
         return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(
-            f"{path}: wanted is a notebook whose parameters are plain values such as 5, 'text' or [1, 2] ({told})"
-        ) from error
+        raise ValueError(f"{path}: wanted is a notebook with parameters such as 5, 'text', [1, 2] ({told})") from error
 
 
 def run_all(values: dict, runs_dir=None) -> Path:
-    """Execute 01 to 04 with checked parameters, skipping what is complete; write report.html; return the run's folder.
-
-    `runs_dir` replaces the parameter of that name. Where a notebook fails, what was finished stays.
-    """
+    """Execute 01 to 04 by checked parameters, but not what is complete; write report.html; return the run's folder."""
     values = {**values, "runs_dir": str(runs_dir or values.get("runs_dir", "runs"))}
     folder = runs.runs_folder(values["runs_dir"]) / values["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    skipped = 0
     for number, notebook in enumerate(NOTEBOOKS, start=1):
-        output = folder / "notebooks" / f"{notebook}.ipynb"
+        title, output = f"[{number}/{len(NOTEBOOKS)}] {notebook}", folder / "notebooks" / f"{notebook}.ipynb"
         parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
-        title = f"[{number}/{len(NOTEBOOKS)}] {notebook}"
         if not (reason := why_to_run(notebook, parameters, output, folder)):
             print(f"{title}: complete, made by the same notebook, parameters and code: skipped")
-            skipped += 1
             continue
         if output.is_file():
             print(f"{title}: runs again, since {reason}")
-        _execute(notebook, parameters, output, title)
-    if skipped == len(NOTEBOOKS):
-        print(f"Nothing was left to do. To run it again, delete {_display(folder)} or choose another run_name.")
+        code, interval = _code_of(notebook), 0.1 if sys.stderr.isatty() else 60  # a log wants few lines
+        bar = {"desc": title, "bar_format": BAR, "mininterval": interval}
+        options = {"cwd": FOLDER, "progress_bar": bar, "stdout_file": _EpochLines()}
+        done = execute_notebook(FOLDER / output.name, output, parameters, **options)
+        done.metadata["fmnist_utils"] = code
+        runs.write_json(output, done)
     _write_report(folder)
     return folder
 
@@ -112,95 +100,64 @@ def why_to_run(notebook: str, parameters: dict, output: Path, folder: Path) -> s
         done = nbformat.read(output, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError):  # cut short by a kill: it will be written again
         return "there is no whole notebook of an earlier time"
-    facts = done.metadata.get("papermill", {})
-    if not facts.get("end_time") or facts.get("exception"):
-        return "it did not come to its end"
-    if notebook in RESULTS and not (folder / RESULTS[notebook]).is_file():
-        return f"{RESULTS[notebook]} is not there"
-    if facts.get("parameters") != parameters:
-        return "its parameters have changed"
-    if _sources(done) != _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4)):
-        return "the notebook has changed"
-    if done.metadata.get("fmnist_utils") != _code_of(notebook):
-        return "the package's code has changed"
-    return ""
+    facts, result = done.metadata.get("papermill", {}), RESULTS.get(notebook, "")
+    as_it_was = {
+        "it did not come to its end": facts.get("end_time") and not facts.get("exception"),
+        f"{result} is not there": (folder / result).exists(),
+        "its parameters have changed": facts.get("parameters") == parameters,
+        "the notebook has changed": _sources(done) == _sources(nbformat.read(FOLDER / output.name, as_version=4)),
+        "the package's code has changed": done.metadata.get("fmnist_utils") == _code_of(notebook),
+    }
+    return next((reason for reason, holds in as_it_was.items() if not holds), "")
 
 
 def _code_of(notebook):
     """Return a hash of the code that a notebook depends on: 03 on what trains, others on all but the headless tools."""
-    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - HEADLESS)
+    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - {"pipeline.py", "sweep.py"})
 
 
 def _sources(notebook):
     return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
-def _execute(notebook, parameters, output, title):
-    """Execute one notebook, with a bar over its cells and the epochs' lines above the bar."""
-    code = _code_of(notebook)
-    bar = {
-        "desc": title,
-        "bar_format": "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}",
-        "mininterval": 0.1 if sys.stderr.isatty() else 60,  # a log wants few lines
-    }
-    source = FOLDER / f"{notebook}.ipynb"
-    execute_notebook(source, output, parameters, cwd=FOLDER, progress_bar=bar, stdout_file=_EpochLines())
-    done = json.loads(output.read_text(encoding=runs.UTF8))
-    done["metadata"]["fmnist_utils"] = code
-    runs.write_json(output, done)
-
-
 def execute_notebook(source, output, parameters: dict, **options):
     """Execute a notebook with papermill, in a kernel of this Python whatever its metadata say, with pictures."""
     os.environ.pop("MPLBACKEND", None)  # or the kernel would draw no pictures
-    papermill.execute_notebook(source, output, parameters, **KERNEL, **options)
+    return papermill.execute_notebook(source, output, parameters, **KERNEL, **options)
 
 
-class _EpochLines:
+class _EpochLines(io.StringIO):
     """A text stream that shows only what a training tells, without tearing the progress bar."""
 
     def write(self, text):
         for line in text.splitlines():
-            if line.startswith("epoch"):
+            if re.match(r"epochs? +(\d|of )", line):
                 tqdm.write(f"      {line}")
-
-    def flush(self):
-        pass
 
 
 def _write_report(folder):
     """Join the executed notebooks into folder/report.html, one page that opens without a network."""
-    parts = [nbformat.read(path, as_version=4) for path in sorted((folder / "notebooks").glob("0[1-4]_*.ipynb"))]
-    report = nbformat.v4.new_notebook(metadata=parts[0].metadata)
-    for number, part in enumerate(parts):
-        for cell in part.cells:
-            cell.id = f"n{number}-{cell.id}"[:64]  # the notebooks share ids such as `imports`
-            report.cells.append(cell)
-    title = {"metadata": {"name": f"Fashion-MNIST: the run {folder.name}"}}
-    page, _ = HTMLExporter(template_name="lab").from_notebook_node(report, resources=title)
+    parts = [nbformat.read(folder / "notebooks" / f"{notebook}.ipynb", as_version=4) for notebook in NOTEBOOKS]
+    cells = [cell for part in parts for cell in part.cells]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # the notebooks share ids such as `imports`
+    report = nbformat.v4.new_notebook(cells=cells, metadata={"title": f"Fashion-MNIST: the run {folder.name}"})
+    page, _ = HTMLExporter(template_name="lab").from_notebook_node(report)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)  # they would be fetched from the network
     with runs.atomic_write(folder / "report.html") as temporary:
         temporary.write_text(page, encoding=runs.UTF8)
 
 
 def _print_table(folder):
-    """Print what the run reached, how long each notebook took, and where everything is."""
+    """Print what the run reached, and where it is."""
     run = runs.find(folder.name, folder.parent)
     metrics, test = runs.read_metrics(run), runs.read_metrics(run, runs.TEST_METRICS)
+    interval = f"{test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
     print(f"\nRun {run.name}: {metrics['model_parameters']:,} parameters, seed {metrics['seed']}")
-    kept = f"epoch {metrics['best_epoch']} of {metrics['epochs_run']} kept"
-    interval = f"95 % interval {test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
-    print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, {kept}")
-    print(f"  test accuracy         {test['test_accuracy']:.2%}, {interval}")
     print(f"  training              {metrics['train_seconds']:.0f} s, {metrics['images_per_second']:,.0f} images/s")
-    for path in sorted((folder / "notebooks").glob("0[1-4]_*.ipynb")):
-        print(f"  {path.stem:32s}{nbformat.read(path, as_version=4).metadata.papermill.duration:6.0f} s")
-    print(f"  report                {_display(folder / 'report.html')}")
-    print(f"  results               {_display(folder)}")
-
-
-def _display(path):
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, epoch {metrics['best_epoch']} kept")
+    print(f"  test accuracy         {test['test_accuracy']:.2%}, 95 % interval {interval}")
+    print(f"  report                {folder / 'report.html'}")
 
 
 def main():
@@ -214,17 +171,12 @@ def main():
     try:
         _print_table(run_all(read_parameters(arguments.parameters), arguments.runs_dir))
     except PapermillExecutionError as error:
-        sys.exit(
-            f"\nThe notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}\n"
-            "It is kept, with the error, in the run's folder, under notebooks/."
-        )
-    except DeadKernelError:
-        sys.exit(
-            "\nThe notebook's kernel died: killed from outside, or for want of memory. Finished epochs are kept: "
-            "the same command goes on."
-        )
-    except (ValueError, RuntimeError, OSError) as error:
+        told = f"The notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
+        sys.exit(f"\n{told}\nIt is kept, with the error, in the run's folder, under notebooks/.")
+    except (ValueError, OSError, runs.RunError) as error:
         sys.exit(f"\n{error}")
+    except RuntimeError as error:  # a kernel that was killed, wanted memory, or did not come up
+        sys.exit(f"\n{error}. Finished epochs are kept: the same command goes on.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from the last finished epoch.")
 

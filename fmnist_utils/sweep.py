@@ -1,6 +1,4 @@
-"""Sweeps: many runs of one notebook, side by side, on this machine or on many.
-
-python -m fmnist_utils.sweep sweeps/NAME.yaml [--workers N] [--scheduler tcp://HOST:PORT] [--output DIR] [--dry-run]
+"""Many runs of one notebook, side by side, on this machine or on many: `python -m fmnist_utils.sweep sweeps/NAME.yaml`.
 
 A sweep file has the keys notebook, base (a parameter file), variants (a list of changes to it), grid (name: list of
 values), random (samples, seed, ranges) and seeds (a list); all but notebook may be left out, and its paths count from
@@ -14,45 +12,36 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
-import platform
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import zipfile
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 
 import dask
 import nbformat
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.system import MEMORY_LIMIT
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from scipy.stats import loguniform, uniform
-from sklearn.model_selection import ParameterGrid, ParameterSampler
 from tqdm import tqdm
 
 from fmnist_utils import pipeline, runs
 from fmnist_utils._environment import all_files, code_hash, thread_settings
 from fmnist_utils.parameters import PARAMETERS, check_parameters
 
-KEYS = {"notebook", "base", "variants", "grid", "random", "seeds"}
 RESERVED = {"run_name", "runs_dir"}  # the sweep names its runs itself
 RANDOM_FORM = "{samples: 8, seed: 0, ranges: {learning_rate: {low: 0.001, high: 0.02, log: true}}}"
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
-RETRIES = 2  # of a run whose kernel did not come up, as when two kernels draw the same port
-REACHED = ("val_accuracy", "train_seconds")  # what the table shows of a run
-LOST = "the scheduler was lost. Finished runs are kept: start the same command again."
-
-
-# ------------------------------------------------------------------------------------------------------ the sweep file
 
 
 def read_sweep(path) -> tuple[Path, dict, dict]:
@@ -62,36 +51,29 @@ def read_sweep(path) -> tuple[Path, dict, dict]:
     and of the code that makes it, to the parameters that set it apart. Raises ValueError for whatever is wrong.
     """
     content = pipeline.read_mapping(path, "notebook: notebooks/03_training.ipynb")
-    _only(content, KEYS, path)
+    _only(content, {"notebook", "base", "variants", "grid", "random", "seeds"}, path)
     notebook = Path(str(content.get("notebook"))).expanduser()
     if not notebook.is_file():
         raise ValueError(f"{path}: notebook = {content.get('notebook')!r}: there is no such file in {Path.cwd()}")
     defaults = pipeline.defaults(notebook)
     cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     if not defaults.keys() >= RESERVED or not any("runs.finish(" in c or runs.METRICS in c for c in cells):
-        raise ValueError(
-            f"{path}: {notebook} cannot be swept: wanted is one with the parameters run_name and runs_dir that writes "
-            f"runs_dir/run_name/{runs.METRICS}, by runs.finish()"
-        )
+        raise ValueError(f"{notebook} cannot be swept: it must write runs_dir/run_name/{runs.METRICS}, two parameters")
     base = pipeline.read_parameters(str(content["base"]), extra=defaults) if content.get("base") else {}
     base = {name: value for name, value in base.items() if name in defaults.keys() - RESERVED}
-    known = {}  # 03's parameters; in another notebook a name may mean something else
+    known = set()  # 03's parameters; in another notebook a name may mean something else
     for name in PARAMETERS.keys() & defaults.keys():
         with suppress(ValueError):
-            known |= check_parameters({name: defaults[name]})
+            known |= check_parameters({name: defaults[name]}).keys()
     code, overrides = code_hash() + json.dumps(cells), {}
-    for changes in _changes(path, content):
-        _only(changes, defaults.keys() - RESERVED, f"{path} (each run is named after its parameters)")
+    for changes in _changes(content):
+        _only(changes, defaults.keys() - RESERVED, "each run is named after its parameters")
         params = {**defaults, **base, **changes}
-        try:
-            params |= check_parameters({name: params[name] for name in params if name in known})
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        params |= check_parameters({name: params[name] for name in params if name in known})
         text = json.dumps({n: v for n, v in params.items() if n not in RESERVED}, sort_keys=True, default=str)
         name = hashlib.sha256((text + code).encode()).hexdigest()[:16]
         if name in overrides:
-            twice = f"with {describe(overrides[name])} and with {describe(changes)}"
-            raise ValueError(f"{path}: the same run twice, {twice}")
+            raise ValueError(f"the same run twice: with {describe(overrides[name])} and with {describe(changes)}")
         overrides[name] = {n: params[n] for n in changes}
     return notebook, base, overrides
 
@@ -103,59 +85,54 @@ def _only(mapping, allowed, where):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}. Allowed are {', '.join(sorted(allowed))}")
 
 
-def _changes(path, content):
+def _changes(content):
     """Yield what sets each run apart, a dict: seeds times variants times grid times random samples.
 
-    Seeds come first: each configuration has been run once after a first round, and an hour in which the machine is
-    slow falls on all configurations alike.
+    Seeds first: each configuration is run before any is repeated, and an hour of a slow machine falls on all alike.
     """
-    parts = [[{}]] * 4
-    if "seeds" in content:
-        parts[0] = [{"seed": seed} for seed in _list(path, "seeds", content["seeds"])]
-    if "variants" in content:
-        parts[1] = _list(path, "variants", content["variants"])
-    if "grid" in content:
-        if not (isinstance(content["grid"], dict) and content["grid"]):
-            raise ValueError(f"{path}: grid = {content['grid']!r}: it must hold lines such as `dropout: [0.0, 0.1]`")
-        lists = {name: _list(path, f"grid, {name}", values) for name, values in content["grid"].items()}
-        parts[2] = list(ParameterGrid(lists))
-    if "random" in content:
-        parts[3] = _samples(path, content["random"])
+    grid = content.get("grid", {})
+    _only(grid, grid, "grid")
+    lists = [_list(f"grid, {name}", values) for name, values in grid.items()]
+    parts = (
+        [{"seed": seed} for seed in _list("seeds", content["seeds"])] if "seeds" in content else [{}],
+        _list("variants", content.get("variants", [{}])),
+        [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)],
+        _samples(content["random"]) if "random" in content else [{}],
+    )
     for seed, *others in itertools.product(*parts):
         changes = {}
         for part in (*others, seed):
-            _only(part, part, f"{path}, variants")
+            _only(part, part, "variants")
             if twice := sorted(map(str, changes.keys() & part.keys())):
-                raise ValueError(f"{path}: {', '.join(twice)} stands in two of variants, grid, random and seeds")
+                raise ValueError(f"{', '.join(twice)} stands in two of variants, grid, random and seeds")
             changes |= part
         yield changes
 
 
-def _list(path, what, values):
+def _list(what, values):
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{path}: {what} = {values!r}: allowed is a list with at least one value")
+        raise ValueError(f"{what} = {values!r}: allowed is a list with at least one value")
     return values
 
 
-def _samples(path, random):
+def _samples(content):
     """Draw samples from ranges, a list of dicts; whole limits give whole numbers, each limit included."""
     try:
-        _only(random, ("samples", "seed", "ranges"), "random")
-        distributions, whole = {}, set()
-        for name, limits in random["ranges"].items():
+        _only(content, ("samples", "seed", "ranges"), "random")
+        draw, samples = Random(content.get("seed", 0)), [{} for _ in range(content["samples"])]
+        for name, limits in content["ranges"].items():
             _only(limits, ("low", "high", "log"), name)
             low, high, log = limits["low"], limits["high"], limits.get("log", False)
-            if type(log) is not bool or low >= high or (log and low <= 0):
+            if not low < high or (log and low <= 0):
                 raise ValueError("low must be less than high, and more than 0 with log: true")
-            if isinstance(low, int) and isinstance(high, int):  # each whole number its share
-                low, high = low - 0.5, high + 0.5
-                whole.add(name)
-            distributions[name] = loguniform(low, high) if log else uniform(low, high - low)
-        drawn = list(ParameterSampler(distributions, random["samples"], random_state=random.get("seed", 0)))
-        drawn = [{n: round(v) if n in whole else float(v) for n, v in sample.items()} for sample in drawn]
-        return _list(path, "samples", drawn)
+            whole = isinstance(low, int) and isinstance(high, int)
+            low, high = low - whole / 2, high + whole / 2  # each whole number its share
+            for sample in samples:
+                value = math.exp(draw.uniform(math.log(low), math.log(high))) if log else draw.uniform(low, high)
+                sample[name] = round(value) if whole else value
+        return _list("samples", samples)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: random = {random!r} ({error}): allowed is, for example, {RANDOM_FORM}") from error
+        raise ValueError(f"random = {content!r} ({error}): allowed is, for example, {RANDOM_FORM}") from error
 
 
 def describe(changes: dict) -> str:
@@ -163,30 +140,20 @@ def describe(changes: dict) -> str:
     return ", ".join(f"{name} = {value}" for name, value in changes.items()) or "the base as it is"
 
 
-# ------------------------------------------------------------------------------------------------------ on a worker
-
-
-class IgnoreInterrupt(WorkerPlugin):
-    """Leave Ctrl-C, which a terminal sends to every process, to the command, which then closes the workers."""
-
-    def setup(self, worker):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def worker_info() -> dict:
     """Return what runs on a worker depend on: host, cores, and versions, which must be the same everywhere."""
-    versions = {"python": platform.python_version(), "package": code_hash(all_files())}
+    versions = {"python": sys.version.split()[0], "package": code_hash(all_files())}
     return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": versions | {p: version(p) for p in PACKAGES}}
 
 
-def check_worker(address: str, nthreads: int, info, versions: dict) -> str:
-    """Say why a worker cannot take part, "" when it can; `info`: what `worker_info` gave there, or an exception."""
+def check_worker(address: str, nthreads: int, info, versions: dict):
+    """Raise RunError when a worker cannot take part; `info`: what `worker_info` gave there, or an exception."""
     if nthreads > 1:
-        return f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1"
+        raise runs.RunError(f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1")
     if isinstance(info, Exception):
-        return f"the worker {address} has not this project: {info}. Install it there: pip install -e ."
-    different = [name for name in versions if info["versions"].get(name) != versions[name]]
-    return f"the worker {address} has another {', '.join(different)}. Install the same there." if different else ""
+        raise runs.RunError(f"{address} has not this project: {info}. Install it there: pip install -e .")
+    if different := [name for name in versions if info["versions"].get(name) != versions[name]]:
+        raise runs.RunError(f"the worker {address} has another {', '.join(different)}. Install the same there.")
 
 
 def run_notebook(source, notebook, name, parameters, threads, cell_seconds, versions) -> tuple[str, bytes]:
@@ -196,39 +163,26 @@ def run_notebook(source, notebook, name, parameters, threads, cell_seconds, vers
     `threads`: TensorFlow's, by host; `versions`: see `check_worker`, for a worker that joined later.
     """
     worker = get_worker()
-    if error := check_worker(worker.address, worker.state.nthreads, worker_info(), versions):
-        return error, _zipped(Path(worker.local_directory, name))
-    os.environ |= thread_settings(threads.get(socket.gethostname(), 1))
-    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # workers share a graphics card
+    check_worker(worker.address, worker.state.nthreads, worker_info(), versions)
+    os.environ |= thread_settings(threads.get(socket.gethostname(), 1)) | {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     with tempfile.TemporaryDirectory(dir=worker.local_directory) as runs_dir:
         folder, copy = Path(runs_dir, name), Path(runs_dir, Path(notebook).name)
         (folder / "notebooks").mkdir(parents=True)
         copy.write_text(source, encoding=runs.UTF8)
         cwd = Path(notebook).parent if Path(notebook).is_file() else runs_dir
-        values, error = {**parameters, "run_name": name, "runs_dir": runs_dir}, ""
+        values = {**parameters, "run_name": name, "runs_dir": runs_dir}
         options = {"progress_bar": False, "execution_timeout": cell_seconds, "shutdown_kernel": "immediate"}
         try:
             pipeline.execute_notebook(copy, folder / "notebooks" / copy.name, values, cwd=cwd, **options)
+            error = "" if runs.is_complete(folder) else f"the notebook ran to its end but wrote no {runs.METRICS}"
         except PapermillExecutionError as failure:
             error = f"cell [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
         except (CellTimeoutError, DeadKernelError, OSError) as failure:  # a longer cell: --cell-seconds
             error = f"{type(failure).__name__}: {failure}"
-        if not error and not runs.is_complete(folder):
-            error = f"the notebook ran to its end but wrote no {runs.METRICS}"
-        return " ".join(error.split())[:500], _zipped(folder)
-
-
-def _zipped(folder):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            inside = path.relative_to(folder)
-            if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-                archive.write(path, inside)
-    return file.getvalue()
-
-
-# ------------------------------------------------------------------------------------------------------ the command
+        if error:  # in a cell after the one that wrote it, perhaps: such a run is not complete
+            (folder / runs.METRICS).unlink(missing_ok=True)
+        shutil.rmtree(folder / ".work", ignore_errors=True)  # a failed training's checkpoint
+        return " ".join(error.split())[:500], Path(shutil.make_archive(str(folder), "zip", folder)).read_bytes()
 
 
 def run_sweep(notebook, base, overrides, output, workers=None, scheduler=None, threads=None, cell_seconds=3600) -> dict:
@@ -237,8 +191,7 @@ def run_sweep(notebook, base, overrides, output, workers=None, scheduler=None, t
     `workers` (None: by cores and memory) of a local cluster, or the address of a `scheduler`; `threads`: TensorFlow's,
     of every run (None: each host's cores, shared out). Raises RunError: the sweep cannot start or go on.
     """
-    output = Path(output)
-    with _locked(output):
+    with _locked(output := Path(output)):
         result = {name: "" for name in overrides if runs.is_complete(output / name)}
         if result:
             print(f"{len(result)} of {len(overrides)} runs are complete already, made by the same code")
@@ -253,33 +206,27 @@ def run_sweep(notebook, base, overrides, output, workers=None, scheduler=None, t
             print(f"{len(client.nthreads())} workers, dashboard {client.dashboard_link or 'none'}", flush=True)
             task = (nbformat.writes(nbformat.read(notebook, as_version=4)), str(Path(notebook).resolve()))
             options = (host_threads, cell_seconds, worker_info()["versions"])
-            futures = {}
-            for name in pending:
-                arguments = (*task, name, {**base, **overrides[name]}, *options)
-                futures[client.submit(run_notebook, *arguments, key=f"run-{name}", pure=False, retries=RETRIES)] = name
-            with tqdm(total=len(overrides), initial=len(result), unit="run", desc="runs") as bar:
-                for future in as_completed(list(futures)):
-                    name = futures.pop(future)
-                    result[name] = _collect(future, output, name)
-                    future.release()
-                    if result[name]:
-                        tqdm.write(f"{name} ({describe(overrides[name])}) failed: {result[name]}")
-                    bar.update()
+            calls = [(*task, name, {**base, **overrides[name]}, *options) for name in pending]
+            keys = [f"run-{name}" for name in pending]  # of one prefix, or dask would let runs wait behind others
+            futures = client.map(run_notebook, *zip(*calls, strict=True), key=keys, retries=2)
+            done = tqdm(as_completed(futures), total=len(overrides), initial=len(result), unit="run", desc="runs")
+            for future in done:
+                name = future.key.removeprefix("run-")
+                result[name] = _collect(future, output / name)
+                future.release()
+                if result[name]:
+                    tqdm.write(f"{name} ({describe(overrides[name])}) failed: {result[name]}")
     return result
 
 
 def check_workers(client, threads=None) -> dict:
-    """Check every worker of a cluster; return {host: TensorFlow's threads of a run}.
-
-    Raises RunError: there is no worker, or one cannot take part, see `check_worker`.
-    """
+    """Check every worker of a cluster, see `check_worker`; return {host: TensorFlow's threads of a run}."""
     slots, versions = client.nthreads(), worker_info()["versions"]
     if not slots:
         raise runs.RunError("the cluster has no worker. Start some: dask worker tcp://HOST:8786 --nthreads 1")
     found = client.run(worker_info, on_error="return")
     for address, info in found.items():
-        if error := check_worker(address, slots.get(address, 1), info, versions):
-            raise runs.RunError(error)
+        check_worker(address, slots.get(address, 1), info, versions)
     hosts = [info["host"] for info in found.values()]
     return {info["host"]: threads or max(1, info["cores"] // hosts.count(info["host"])) for info in found.values()}
 
@@ -289,61 +236,46 @@ def _locked(output):
     """Hold the output folder against a second sweep, and clear what an interrupted one left half unpacked."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".sweep.lock", timeout=0, is_singleton=True)
-        lock.acquire()
-    except Timeout as error:
-        raise runs.RunError(f"another sweep is writing {output}. Wait for it, or choose another --output.") from error
-    except OSError as error:
-        raise runs.RunError(f"cannot write {output}: {error}. Choose another --output, or make room.") from error
-    try:
+        lock = FileLock(output / ".sweep.lock").acquire(timeout=0)
+    except OSError as error:  # a filelock.Timeout, too
+        told = f"cannot write {output}, or another sweep is writing it now: choose another --output ({error})"
+        raise runs.RunError(told) from error
+    with lock:
         for half in output.glob(".incoming-*"):
             shutil.rmtree(half, ignore_errors=True)
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def _cluster(workers, scheduler):
-    if scheduler:
-        try:
-            client = Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise runs.RunError(f"no scheduler answers at {scheduler}: {error}. Start one: dask scheduler") from error
-        with client:
-            yield client
-        return
+    """Yield a client of the scheduler at an address, or of workers of this machine."""
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line
     own = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-    with dask.config.set({"distributed.scheduler.worker-saturation": 1.0}):  # no run waits behind another
+    with ExitStack() as stack:
         try:
-            cluster = LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **own)
-        except (OSError, RuntimeError) as error:  # dask's settings are a user's, such as a folder that is not there
-            told = f"no workers could be started: {error}. Look at ~/.config/dask and DASK_ variables."
-            raise runs.RunError(told) from error
-    with cluster, Client(cluster) as client:
-        client.register_plugin(IgnoreInterrupt())
+            with dask.config.set({"distributed.scheduler.worker-saturation": 1.0}):  # no run waits behind another
+                local = None if scheduler else LocalCluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **own)
+            client = stack.enter_context(Client(scheduler or stack.enter_context(local), timeout=10))
+        except (OSError, ValueError, RuntimeError) as error:  # dask's settings are a user's
+            told = f"no scheduler answers at {scheduler}" if scheduler else "no workers could be started"
+            raise runs.RunError(f"{told}: {error}") from error
+        if local:  # a terminal sends Ctrl-C to every process; the command then closes the workers
+            client.run(exec, "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
         yield client
 
 
-def _collect(future, output, name):
+def _collect(future, folder):
     """Move one run's folder to its place in one step; return what went wrong in the run, "" if nothing."""
     try:
         error, zipped = future.result()
     except CancelledError as error:
-        raise runs.RunError(LOST) from error
+        raise runs.RunError("the scheduler was lost. Finished runs are kept: start the same command again.") from error
     except Exception as error:  # the engine's own, such as KilledWorker
         return " ".join(f"{type(error).__name__}: {error}".split())
-    incoming = output / f".incoming-{name}"
-    try:
-        incoming.mkdir(exist_ok=True)  # that of a run which could not begin is empty
-        with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
-            archive.extractall(incoming)
-        shutil.rmtree(output / name, ignore_errors=True)  # a failed attempt's
-        os.replace(incoming, output / name)
-    except OSError as error:
-        shutil.rmtree(incoming, ignore_errors=True)
-        told = f"cannot write {output / name}: {error}. Make room, then start the same command again."
-        raise runs.RunError(told) from error
+    incoming = folder.with_name(f".incoming-{folder.name}")
+    zipfile.ZipFile(io.BytesIO(zipped)).extractall(incoming)
+    shutil.rmtree(folder, ignore_errors=True)  # a failed attempt's
+    os.replace(incoming, folder)
     return error
 
 
@@ -360,10 +292,7 @@ def main(words=None):
     arguments = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):  # an old terminal or a log must not end a command
         stream.reconfigure(errors="backslashreplace")
-    options = {name: getattr(arguments, name) for name in ("workers", "threads", "cell_seconds")}
-    for name, given in options.items():
-        if given is not None and given < 1:
-            parser.error(f"--{name.replace('_', '-')} {given}: allowed is 1 or more")
+    options = {name: getattr(arguments, name) for name in ("workers", "scheduler", "threads", "cell_seconds")}
     output = Path(arguments.output or runs.runs_folder() / Path(arguments.sweep).stem).expanduser()
     try:
         notebook, base, overrides = read_sweep(arguments.sweep)
@@ -371,14 +300,13 @@ def main(words=None):
         if arguments.dry_run:
             print(*(f"  {name}  {describe(changes)}" for name, changes in overrides.items()), sep="\n")
             return
-        result = run_sweep(notebook, base, overrides, output, scheduler=arguments.scheduler, **options)
+        result = run_sweep(notebook, base, overrides, output, **options)
         for name, changes in overrides.items():
-            state = f"failed: {result[name][:60]}"
-            if not result[name]:
-                metrics = runs.read_metrics(runs.Run(output / name, {}))
-                state = ", ".join(f"{key} {metrics[key]:.4f}" for key in REACHED if key in metrics) or "complete"
+            metrics = {} if result[name] else runs.read_metrics(runs.Run(output / name, {}))
+            reached = [f"{key} {metrics[key]}" for key in ("val_accuracy", "train_seconds") if key in metrics]
+            state = f"failed: {result[name][:60]}" if result[name] else ", ".join(reached) or "complete"
             print(f"{name}  {state}  {describe(changes)}")
-    except (ValueError, RuntimeError) as error:  # a runs.RunError, or the RunError of a damaged file
+    except (ValueError, RuntimeError, OSError) as error:  # the disk is full, say: what is finished is kept
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. Finished runs are kept; the same command goes on with the others.")

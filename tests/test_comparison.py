@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from fmnist_utils import _files, comparison, runs
+from fmnist_utils import comparison, runs
 
 LABEL = np.arange(100) % 10
 DEFAULTS = {"seed": 0, "dropout": 0.1, "batch_norm": True, "filters": [4, 8], "learning_rate": 0.006}
@@ -19,16 +19,16 @@ def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wron
     folder = home / name
     folder.mkdir(parents=True)
     params = {"run_name": name, **DEFAULTS, **changes}
-    _files.write_text(folder / runs.PARAMS, yaml.safe_dump(params, sort_keys=False))
-    _files.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2})
+    (folder / runs.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    runs.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2})
     metrics = {"val_accuracy": val_accuracy, "train_seconds": seconds, "seed": params["seed"]}
-    _files.write_json(folder / runs.METRICS, metrics)
+    runs.write_json(folder / runs.METRICS, metrics)
     for file, mistakes in ((runs.VALIDATION, wrong), (runs.TEST, test_wrong)):
         if mistakes is not None:
             guess = LABEL.copy()
             guess[list(mistakes)] = (guess[list(mistakes)] + 1) % 10
             arrays = {"label": LABEL, "probability": np.eye(10, dtype="float32")[guess]}
-            _files.write_npz(folder / file, **arrays, **({} if file == runs.TEST else {"index": np.array(index)}))
+            runs.write_npz(folder / file, **arrays, **({} if file == runs.TEST else {"index": np.array(index)}))
 
 
 @pytest.fixture
@@ -38,9 +38,6 @@ def ablation(tmp_path):
         for what, changes in enumerate([{}, {"batch_norm": False}, {"dropout": 0.0}]):
             make_run(tmp_path, f"r{seed}{what}", accuracies[what], wrong=[seed, 50 + what], seed=seed, **changes)
     return tmp_path
-
-
-# ---------------------------------------------------------------------------------------------- a folder as a frame
 
 
 def test_configuration(ablation):
@@ -68,12 +65,6 @@ def test_configuration_without_most_frequent_value(tmp_path):
     ]  # fmt: skip
 
 
-def test_configuration_close_values(ablation):
-    for i, rate in enumerate([0.0060001, 0.0060002, 0.0060003]):
-        make_run(ablation, f"close{i}", learning_rate=rate)
-    assert len({s for s in comparison.read_runs(ablation)["configuration"] if "learning_rate" in s}) == 3
-
-
 def test_configuration_parameter_of_a_later_version(tmp_path):
     make_run(tmp_path, "old")
     make_run(tmp_path, "new", augment=["flip"])
@@ -91,53 +82,28 @@ def test_runs_of_one_configuration_and_seed(ablation):
     assert "r00-again" not in comparison.read_runs(ablation).index
 
 
-@pytest.mark.parametrize("there", ["nothing", "an unfinished run"])
-def test_runs_none_complete(tmp_path, there):
-    if there != "nothing":
-        (tmp_path / "run").mkdir()
+def test_runs_none_complete(tmp_path):
+    (tmp_path / "unfinished").mkdir()
     with pytest.raises(runs.RunError, match=r"no complete run is in .*make sweep"):
         comparison.read_runs(tmp_path)
 
 
-def test_one_factor_slice(ablation):
-    """The other parameters are at their most frequent value."""
-    table = comparison.read_runs(ablation)
-    assert comparison.one_factor_slice(table, "dropout").index.to_list() == ["r00", "r02", "r10", "r12"]
-
-
-def test_one_factor_slice_of_a_grid(tmp_path):
-    """There these are all runs."""
-    for number, (dropout, rate) in enumerate([(0.0, 0.1), (0.0, 0.2), (0.3, 0.1), (0.3, 0.2)]):
-        make_run(tmp_path, f"r{number}", dropout=dropout, learning_rate=rate)
-    table = comparison.read_runs(tmp_path)
-    assert len(comparison.one_factor_slice(table, "dropout")) == 4
-
-
-# ---------------------------------------------------------------------------------------------- averages over seeds
-
-
 def test_t_confidence_interval():
     values = [0.93, 0.94, 0.92, 0.935, 0.91]
-    m, s, low, high = comparison.t_confidence_interval(values)
+    m, s, low, high = comparison.t_confidence_interval(values).values()
     assert (m, s) == pytest.approx((mean(values), stdev(values)))
     assert high - m == pytest.approx(m - low) == pytest.approx(2.7764451 * s / 5**0.5)  # t of 4 degrees of freedom
     assert (low, high) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
-
-
-def test_t_confidence_interval_one_value():
-    m, *others = comparison.t_confidence_interval([0.9])
+    m, *others = comparison.t_confidence_interval([0.9]).values()
     assert m == 0.9 and np.isnan(others).all()
 
 
 def test_leaderboard(ablation):
+    """The best mean comes first, by the accuracy or by another column."""
     board = comparison.leaderboard(comparison.read_runs(ablation))
     assert board.index.to_list() == ["dropout = 0", "base", "batch_norm = False"]
     assert board["mean"].to_list() == pytest.approx([0.9375, 0.935, 0.92])
     assert board["runs"].to_list() == [2, 2, 2] and board["seconds"].to_list() == [10, 10, 10]
-
-
-def test_leaderboard_metric(ablation):
-    """Another column than the accuracy ranks by that column."""
     table = comparison.read_runs(ablation).assign(other=[1, 2, 3] * 2)
     assert comparison.leaderboard(table, "other").index.to_list() == ["dropout = 0", "batch_norm = False", "base"]
     assert comparison.paired_differences(table, "base", "other")["mean"].to_list() == [1, 2]
@@ -158,18 +124,6 @@ def test_paired_differences_unknown_baseline(ablation):
         comparison.paired_differences(comparison.read_runs(ablation), "best")
 
 
-def test_seeds_alone(tmp_path):
-    """There is one configuration, and there are no differences."""
-    for seed in range(3):
-        make_run(tmp_path, f"r{seed}", seed=seed)
-    table = comparison.read_runs(tmp_path)
-    assert comparison.leaderboard(table).index.to_list() == ["base"]
-    assert comparison.paired_differences(table, "base").empty and comparison.varying_parameters(table) == []
-
-
-# ---------------------------------------------------------------------------------------------- image by image
-
-
 def test_correctness(ablation):
     correct = comparison.load_correctness(ablation, ["r00", "r01"])
     assert correct.index.name == "image" and (~correct["r00"]).to_numpy().nonzero()[0].tolist() == [0, 50]
@@ -184,21 +138,12 @@ def test_correctness_different_images(tmp_path):
 
 
 def test_correctness_test_images(tmp_path):
-    """They need a run that 04 has evaluated; the error has the command."""
+    """They need a run that 04 has evaluated."""
     make_run(tmp_path, "evaluated", wrong=[1], test_wrong=[2, 3])
     make_run(tmp_path, "new")
     assert comparison.load_correctness(tmp_path, ["evaluated"], "test")["evaluated"].sum() == 98
-    with pytest.raises(runs.RunError, match=r"new was not evaluated on the test images(?s:.)*-r run_name new"):
+    with pytest.raises(runs.RunError, match="new.* has not been evaluated yet"):
         comparison.load_correctness(tmp_path, ["new"], "test")
-
-
-@pytest.mark.parametrize("images", ["validation", "test"])
-def test_correctness_unknown_run(ablation, images):
-    with pytest.raises(runs.RunError, match="nobody"):
-        comparison.load_correctness(ablation, ["nobody"], images)
-
-
-# ---------------------------------------------------------------------------------------------- two small files
 
 
 def test_export(ablation, tmp_path):

@@ -18,9 +18,6 @@ Y_PRED = np.array([0, 0, 1, 1, 2, 2])  # classes 3 to 9 are never predicted
 MISTAKES = ["true class", "predicted as", "images", "share of the class"]
 
 
-# ----------------------------------------------------------------------------------------------- metrics
-
-
 @pytest.mark.parametrize(
     ("correct", "n", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
@@ -65,12 +62,6 @@ def test_most_confused_in_order_of_frequency():
     ]
 
 
-@pytest.mark.parametrize("mistakes", [{}, {(1, 3): 1}])
-def test_most_confused_of_fewer_mistakes_than_asked_for(mistakes):
-    frame = evaluation.most_confused(matrix_with(mistakes), count=5)
-    assert len(frame) == len(mistakes) and list(frame.columns) == MISTAKES
-
-
 @pytest.mark.filterwarnings("error")
 def test_test_summary_of_float32_rows_that_do_not_add_up_to_1():
     random = np.random.default_rng(0)
@@ -91,9 +82,6 @@ def test_test_summary_of_float32_rows_that_do_not_add_up_to_1():
     assert tuple(classes) == CLASS_NAMES and classes["Bag"] == pytest.approx(scores.loc["Bag"].to_dict(), abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------- model files
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A small network and the file that holds it."""
@@ -106,12 +94,6 @@ def good(tmp_path_factory):
 def flat_classifier(shape=(28, 28, 1), classes=10, middle=()):
     layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes, "softmax"), *middle]
     return keras.Sequential(layers)
-
-
-def two_inputs():
-    first, second = keras.Input((28, 28, 1)), keras.Input((28, 28, 1))
-    together = keras.layers.Flatten()(keras.layers.Add()([first, second]))
-    return keras.Model([first, second], keras.layers.Dense(10)(together))
 
 
 def test_load_model_of_a_good_file(good):
@@ -127,46 +109,31 @@ def test_load_model_of_a_good_file(good):
     assert loaded.evaluate(x, one_hot(y), verbose=0) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_load_model_of_no_file(tmp_path):
-    with pytest.raises(evaluation.ModelFileError, match=r"no model file model\.keras in .*Train the run first"):
-        evaluation.load_model(tmp_path / "model.keras")
-
-
 @pytest.mark.parametrize(
     "damage",
     [
         lambda content: b"",
         lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
         lambda content: content[: len(content) // 2] + b"\x00\xff" + content[len(content) // 2 + 2 :],
-        lambda content: b"PK\x05\x06" + bytes(18),
         lambda content: b"<html>404</html>",
     ],
-    ids=["empty", "first half", "all but a byte", "two bytes changed", "an empty zip", "a page of text"],
+    ids=["empty", "first half", "two bytes changed", "a page of text"],
 )
 def test_load_model_of_a_damaged_or_foreign_file(good, tmp_path, damage):
     path = tmp_path / "model.keras"
     path.write_bytes(damage(good[1].read_bytes()))
-    with pytest.raises(evaluation.ModelFileError, match=r"model\.keras is damaged .*delete its folder, then run 03"):
-        evaluation.load_model(path)
+    for file in (path, tmp_path / "missing" / "model.keras"):
+        with pytest.raises(evaluation.ModelFileError, match=r"cannot use .*model\.keras .*Delete the run's folder"):
+            evaluation.load_model(file)
 
 
 @pytest.mark.parametrize(
-    ("build", "shape"),
-    [
-        (lambda: flat_classifier(classes=7), r"to \(None, 7\)"),
-        (lambda: flat_classifier((32, 32, 3)), r"\(None, 32, 32, 3\)"),
-        (two_inputs, r"\[\(None, 28, 28, 1\), \("),
-        (lambda: keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)]), "maps None to None"),
-    ],
-    ids=["7 classes", "colour images", "two inputs", "no shapes"],
+    ("options", "shape"), [({"classes": 7}, r"to \(None, 7\)"), ({"shape": (32, 32, 3)}, r"\(None, 32, 32, 3\)")]
 )
-@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
-def test_load_model_of_other_shapes(tmp_path, build, shape):
-    build().save(tmp_path / "model.keras")
-    with pytest.raises(evaluation.ModelFileError, match=shape) as error:
+def test_load_model_of_other_shapes(tmp_path, options, shape):
+    flat_classifier(**options).save(tmp_path / "model.keras")
+    with pytest.raises(evaluation.ModelFileError, match=rf"{shape}.*wanted is \(None, 28, 28, 1\) to \(None, 10\)"):
         evaluation.load_model(tmp_path / "model.keras")
-    assert "wanted is (None, 28, 28, 1) to (None, 10)" in str(error.value) and "run 03" in str(error.value)
 
 
 def test_load_model_with_code_in_it_executes_nothing(tmp_path):
@@ -174,14 +141,11 @@ def test_load_model_with_code_in_it_executes_nothing(tmp_path):
     harmful = keras.layers.Lambda(lambda x: (open(mark, "w", encoding="utf-8").close(), x)[1])
     flat_classifier(middle=[harmful]).save(path)
     Path(mark).unlink()
-    with pytest.raises(evaluation.ModelFileError, match=r"Lambda.*run 03"):
+    with pytest.raises(evaluation.ModelFileError, match="Lambda"):
         evaluation.load_model(path)
     assert not Path(mark).exists()
     keras.models.load_model(path, safe_mode=False)
     assert Path(mark).exists(), "the file harms nobody, so this test shows nothing"
-
-
-# ------------------------------------------------------------------------------------------- calibration
 
 
 def two_classes(confidence, right):
@@ -195,15 +159,12 @@ def softmax(scores):
 
 
 def test_calibration_table_counted_by_hand():
-    table = evaluation.calibration_table(*two_classes([0.62, 0.66, 0.95, 1.0], [True, False, True, True]))
+    told = two_classes([0.62, 0.66, 0.95, 1.0], [True, False, True, True])
+    table = evaluation.calibration_table(*told)
     assert list(table.index) == [0.6, 0.9] and list(table["images"]) == [2, 2], "1.0 belongs to the last bin"
     assert_allclose(table["confidence"], [0.64, 0.975])
     assert_allclose(table["accuracy"], [0.5, 1.0])
-
-
-def test_calibration_table_of_two_bins():
-    table = evaluation.calibration_table(*two_classes([0.55, 0.9], [True, True]), bins=2)
-    assert list(table.index) == [0.5] and list(table["images"]) == [2]
+    assert list(evaluation.calibration_table(*told, bins=2).index) == [0.5]
 
 
 def test_expected_calibration_error_weighs_bins_by_their_images():
@@ -214,18 +175,7 @@ def test_expected_calibration_error_weighs_bins_by_their_images():
 def test_apply_temperature_divides_the_logits():
     scores = np.random.default_rng(0).normal(size=(50, 10))
     assert_allclose(evaluation.apply_temperature(softmax(scores), 2.0), softmax(scores / 2), rtol=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 7.0])
-def test_apply_temperature_changes_no_prediction(temperature):
-    y_prob = softmax(np.random.default_rng(0).normal(size=(50, 10))).astype("float32")
-    changed = evaluation.apply_temperature(y_prob, temperature)
-    assert_allclose(changed.sum(axis=1), 1)
-    assert_array_equal(changed.argmax(axis=1), y_prob.argmax(axis=1))
-
-
-def test_apply_temperature_to_a_probability_of_0():
-    assert np.isfinite(evaluation.apply_temperature(np.eye(10), 0.05)).all()
+    assert np.isfinite(evaluation.apply_temperature(np.eye(10), 0.05)).all(), "a probability of 0"
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
