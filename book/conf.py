@@ -17,6 +17,7 @@ root_doc = "index"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
 
 nb_execution_mode = "off"  # what is shown is what is stored
+suppress_warnings = ["misc.highlighting_failure"]  # of a notebook's lines such as %cd and !git
 nb_code_prompt_show = "Show the solution"
 nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["dollarmath", "colon_fence"]

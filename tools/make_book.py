@@ -13,106 +13,86 @@ from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parents[1]
+from fmnist_utils.pipeline import NOTEBOOKS
+from fmnist_utils.runs import ROOT
+
 SOURCE, TARGET = ROOT / "build" / "book-source", ROOT / "build" / "book"
-ADDRESS = r"https://github\.com/[^/\s]+/[^/\s]+"
-MARK = "<!-- the notebooks, by tools/make_book.py -->"
-TITLE = (
-    r"# (?P<title>.+)\n\n(?P<hook>.+)\n\n\*\*You will learn\*\* (?P<learn>.+)\n\n"
-    r".*\*\*Time\*\* (?P<minutes>\d+)"
-)
-CARD = """:::{{grid-item-card}} {title}
-:link: notebooks/{name}
-:link-type: doc
-:columns: {columns}
-
-{hook}
-
-You will learn {learn}
-
-```{{card-footer}}
-{minutes} minutes
-```
-:::
-"""
 
 
 def repository():
-    """Return the project's web address without a slash at its end, or an empty text where none is known."""
-    address = os.environ.get("REPOSITORY", "")
-    if not address and shutil.which("git"):
-        command = ["git", "config", "--get", "remote.origin.url"]
-        address = subprocess.run(command, cwd=ROOT, encoding="utf-8", capture_output=True).stdout.strip()
-        address = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", address).removesuffix(".git")
-        return address if re.fullmatch(ADDRESS, address) else ""
-    if not address:
-        return ""
-    address = address.rstrip("/")
-    if not re.fullmatch(ADDRESS, address):
-        sys.exit(f"REPOSITORY is {address!r}; wanted: https://github.com/OWNER/NAME")
-    return address
+    """Return the project's address on GitHub, or an empty text where none is known."""
+    given = os.environ.get("REPOSITORY", "").rstrip("/")
+    git = subprocess.run("git config --get remote.origin.url", shell=True, cwd=ROOT, capture_output=True)
+    origin = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", git.stdout.decode().strip()).removesuffix(".git")
+    address = given or origin
+    if re.fullmatch(r"https://github\.com/[^/\s]+/[^/\s]+", address):
+        return address
+    if given:
+        sys.exit(f"REPOSITORY is {given!r}; wanted: https://github.com/OWNER/NAME")
+    return ""
 
 
-def cards(paths):
-    """Return the front page's list of notebooks, from what each says of itself in its first cell."""
-    found = []
+def listed(paths):
+    """Return the front page's list of some notebooks, from what each says of itself in its first cell."""
+    lines = []
     for path in paths:
-        title = nbformat.read(path, as_version=4).cells[0].source
-        parts = re.match(TITLE, title)
-        if not parts:
-            sys.exit(f"{path.name}: its first cell lacks a title, a sentence, **You will learn** or **Time**")
-        alone = len(paths) % 2 and path == paths[-1]
-        found.append(CARD.format(name=path.stem, columns="12" if alone else "12 12 6 6", **parts.groupdict()))
-    return "::::{grid}\n:gutter: 3\n:margin: 0\n\n" + "\n".join(found) + "::::"
+        first = nbformat.read(path, as_version=4).cells[0].source
+        title, hook, minutes = re.match(r"# (.+)\n\n(.+)\n[\s\S]*\*\*Time\*\* (\d+)", first).groups()
+        lines.append(f"- **[{title}](notebooks/{path.name})**, {minutes} minutes\\\n  {hook}")
+    return "\n".join(lines)
 
 
 def exercises(path):
     """Return the notebook of exercises with its solutions, which are folded, as is what a check prints."""
-    notebook = nbformat.read(path, as_version=4)
-    answered = False
+    notebook, asked = nbformat.read(path, as_version=4), False
     for cell in notebook.cells:
-        answered = answered or (cell.cell_type == "code" and "= ..." in cell.source)
-        if "solution" in cell.metadata.get("tags", []):
+        asked = asked or (cell.cell_type == "code" and "= ..." in cell.source)
+        tags = cell.metadata.setdefault("tags", [])
+        if "solution" in tags:
+            tags.append("hide-cell")
             if cell.cell_type == "markdown":
                 cell.source = f":::{{dropdown}} The solution in words\n{cell.source}\n:::"
-            cell.metadata["tags"].append("hide-cell")
-        elif answered and cell.cell_type == "code" and cell.outputs:
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+        elif asked and cell.cell_type == "code" and cell.outputs:
+            tags.append("hide-output")
             cell.metadata["mystnb"] = {f"code_prompt_{do.lower()}": f"{do} what it prints" for do in ("Show", "Hide")}
     return notebook
 
 
-def lay_out(source):
-    """Lay the book's pages into a folder, each where it stands in the project, so that links between them hold."""
-    shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks" / "exercises").mkdir(parents=True)
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+def lay_out(address):
+    """Lay the book's pages out, each where it stands in the project, so that links between them hold."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    (SOURCE / "notebooks" / "exercises").mkdir(parents=True)
+    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*[a-z].ipynb"))
     for path in paths:
         text = path.read_text(encoding="utf-8").replace("](solutions/", "](exercises/")  # one page has both
-        (source / "notebooks" / path.name).write_text(text, encoding="utf-8")
-    for path in sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")):
-        nbformat.write(exercises(path), source / "notebooks" / "exercises" / path.name)
-    for name in ("README.md", "TEACHING.md"):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copytree(ROOT / "reference" / "figures", source / "reference" / "figures")
-    (source / "index.md").write_text(
-        (ROOT / "book" / "index.md").read_text(encoding="utf-8").replace(MARK, cards(paths)),
-        encoding="utf-8",
-    )
+        (SOURCE / "notebooks" / path.name).write_text(text, encoding="utf-8")
+    for path in (ROOT / "notebooks" / "solutions").glob("*.ipynb"):
+        nbformat.write(exercises(path), SOURCE / "notebooks" / "exercises" / path.name)
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "TEACHING.md", "book/index.md")}
+    for image in re.findall(r"!\[.*?\]\((.+?)\)", "".join(pages.values())):
+        (SOURCE / image).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / image, SOURCE / image)
+
+    def link(found):  # to what is not in the book: the repository has it
+        if found[2] in pages or (SOURCE / found[2]).exists():
+            return found[0]
+        return f"[{found[1]}]({address}/blob/HEAD/{found[2]})" if address else found[1]
+
+    for name, page in pages.items():
+        page = re.sub(r"(?<!!)\[([^]]+)\]\((?!http|#)([^)]+)\)", link, page)
+        page = page.replace("<!-- path -->", listed([path for path in paths if path.stem in NOTEBOOKS]))
+        page = page.replace("<!-- depth -->", listed([path for path in paths if path.stem not in NOTEBOOKS]))
+        (SOURCE / Path(name).name).write_text(page, encoding="utf-8")
 
 
 def main():
-    os.environ["REPOSITORY"] = repository()
-    lay_out(SOURCE)
+    os.environ["REPOSITORY"] = address = repository()
+    lay_out(address)
     shutil.rmtree(TARGET, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", ROOT / "book", "-b", "html"]
-    done = subprocess.run([*command, "-d", ROOT / "build" / "book-doctrees", "-E", SOURCE, TARGET])
-    if done.returncode:
+    if subprocess.run([*command, "-d", ROOT / "build" / "book-doctrees", "-E", SOURCE, TARGET]).returncode:
         sys.exit("The book was not built: Sphinx says why above.")
-    size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
-    print(f"build/book/index.html: {len(list(TARGET.rglob('*.html')))} pages, {size / 1e6:.1f} MB")
-    if not os.environ["REPOSITORY"]:
-        print("without links to Binder, since the project's address is not known: make book REPOSITORY=https://...")
+    print("build/book/index.html" + ("" if address else ", without links to Binder: see make help"))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ def exercise(path):
 
 
 def main():
-    EXERCISES.mkdir(exist_ok=True)
-    paths = sorted(SOLUTIONS.glob("*.ipynb"))
-    for path in paths:
+    for path in SOLUTIONS.glob("*[a-z].ipynb"):
         (EXERCISES / path.name).write_text(exercise(path), encoding="utf-8")
 
 
