@@ -1,691 +1,270 @@
-"""Sweeps: what is wrong is said before anything starts, nothing finished is lost, and nothing is done twice.
+"""Sweeps: what is wrong is said before anything starts, nothing finished is lost, and nothing is done twice."""
 
-Most tests use a notebook that trains nothing, so that a run takes about a second. It was made with a kernel that is not
-here, and has letters in it that an 8-bit code page lacks.
-"""
-
+import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
-from types import SimpleNamespace
+import zipfile
+from concurrent.futures import CancelledError
+from contextlib import chdir, nullcontext
+from unittest.mock import MagicMock, Mock
 
 import nbformat
 import numpy as np
-import psutil
 import pytest
 import yaml
-from distributed import Client, LocalCluster, default_client
-from shipped import shipped
+from distributed import default_client
 
-from fmnist_utils import _download, _environment, _files, _sweep_file, _sweep_worker, pipeline, runs, sweep
+from fmnist_utils import runs, sweep
 
-HEAD = """run_name: str = "x"  # name
-runs_dir: str = "runs"  # folder
-seed: int = 0  # number
-what: str = "write"  # to do
-marker: str = "marker"  # file
-dropout: float = 0.1  # share
-epochs: int = 1  # of its own
-filters: str = "none"  # of its own: no list, as 03's are
-augment: bool = True  # of its own"""
-CELL = """
-import json, os, pathlib, signal, time
-folder = pathlib.Path(runs_dir) / run_name
-folder.mkdir(parents=True, exist_ok=True)
-once = pathlib.Path(marker)
-if what == "raise":
-    raise ValueError("as asked – ✓")
-if what == "die":
-    os.kill(os.getpid(), signal.SIGKILL)
-if what == "hang":
-    time.sleep(100)
-if what == "kill the worker once" and not once.exists():
-    once.touch()
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(600)
-if what == "wait for the marker":
-    while not once.exists():
-        time.sleep(0.05)
-if what == "import from beside":
-    import beside
-if what != "write nothing":
-    text = json.dumps({"val_accuracy": seed / 10, "train_seconds": 1.0, "pid": os.getpid()})
-    (folder / "metrics.json").write_text(text)
-"""
+HEAD = 'run_name: str = ""\nruns_dir: str = ""\nseed: int = 0\nwhat: str = ""\ndropout: float = 0.1\nfilters: str = ""'
+CELL = """import json, os, pathlib, time
+exec(what)
+folder = pathlib.Path(runs_dir, run_name)
+(folder / ".work").mkdir(parents=True)
+facts = {"val_accuracy": seed / 10, "dropout": dropout, "threads": os.environ["TF_NUM_INTEROP_THREADS"]}
+(folder / "metrics.json").write_text(json.dumps({**facts, "works in": os.getcwd()}))
+assert "late" not in globals()"""
+GOOD = ["", "pathlib.Path('m').exists() or (open('m', 'w'), os.kill(os.getppid(), 9), time.sleep(600))"]
+BAD = {"raise ValueError('as asked – ✓')": "[3]: ValueError: as asked – ✓", "os.kill(os.getpid(), 9)": "Kernel died"}
+BAD |= {"time.sleep(99)": "10 seconds", "pathlib.Path.write_text = print": "wrote no", "late = 1": "AssertionError"}
+
+
+def made(folder):
+    """Make a notebook that trains nothing, of a kernel that is not here, and a parameter file beside it."""
+    cells = [nbformat.v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(CELL)]
+    kernel = {"kernelspec": {"name": "myenv", "display_name": "My env", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "trivial.ipynb")
+    (folder / "base.yaml").write_text("dropout: 0.3\nepochs: 3\n", encoding="utf-8")
+    return folder
 
 
 @pytest.fixture
 def trivial(tmp_path, monkeypatch):
-    """A folder with a notebook that trains nothing, and a module beside it; the working directory is there."""
-    head = nbformat.v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[head, nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata.kernelspec = {"name": "myenv", "display_name": "My env", "language": "python"}
-    nbformat.write(notebook, tmp_path / "trivial.ipynb")
-    (tmp_path / "beside.py").touch()
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return made(tmp_path)
 
 
 def sweep_file(folder, **content):
     path = folder / "sweep.yaml"
-    text = yaml.safe_dump({"notebook": "trivial.ipynb", **content})
-    path.write_text(f"# – ✓\n{text}", encoding="utf-8")
-    return path
-
-
-def swept(folder, options=None, **content):
-    """Run a sweep; return {(what, seed): what went wrong}, and {(what, seed): folder}."""
-    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(folder, **content))
-    result = sweep.run_sweep(notebook, base, overrides, folder / "out", **{"workers": 2, **(options or {})})
-    told = {(changes.get("what", "write"), changes.get("seed", 0)): name for name, changes in overrides.items()}
-    return {key: result[name] for key, name in told.items()}, {k: folder / "out" / n for k, n in told.items()}
-
-
-def metrics(folder):
-    return json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))
+    path.write_text("# – ✓\n" + yaml.safe_dump({"notebook": "trivial.ipynb", **content}), encoding="utf-8")
+    return str(path)
 
 
 def names(folder, **content):
-    return set(_sweep_file.read_sweep(sweep_file(folder, **content))[2])
-
-
-# ---------------------------------------------------------------------------------------------- the sweep file
+    return list(sweep.read_sweep(sweep_file(folder, **content))[2])
 
 
 def test_file_combinations(trivial):
-    """Every combination of the parts is a run, a round of all for each seed, and the same at each reading."""
-    path = sweep_file(
-        trivial,
-        variants=[{}, {"what": "raise"}],
-        random={"samples": 2, "seed": 3, "ranges": {"dropout": {"low": 0.01, "high": 0.5, "log": True}}},
-        seeds=[0, 1, 2],
-    )
-    _, _, overrides = _sweep_file.read_sweep(path)
-    assert [changes["seed"] for changes in overrides.values()] == [0] * 4 + [1] * 4 + [2] * 4
-    drawn = {changes["dropout"] for changes in overrides.values()}
-    assert len(drawn) == 2 and all(0.01 <= value <= 0.5 for value in drawn)
-    assert overrides == _sweep_file.read_sweep(path)[2]
+    """Every combination is a run, a round of all for each seed; the base's names that it lacks are left out."""
+    drawn = {"samples": 2, "seed": 3, "ranges": {"dropout": {"low": 0.01, "high": 0.5, "log": True}}}
+    content = {"variants": [{}, {"what": "raise"}], "grid": {"filters": ["a", "b"]}, "random": drawn, "seeds": [0, 1]}
+    notebook, base, overrides = sweep.read_sweep(sweep_file(trivial, base="base.yaml", **content))
+    assert (notebook.name, base) == ("trivial.ipynb", {"dropout": 0.3})
+    assert [changes["seed"] for changes in overrides.values()] == [0] * 8 + [1] * 8
+    assert len({(c.get("what"), c["filters"], c["dropout"]) for c in overrides.values()}) == 8
+    assert list(overrides) == names(trivial, base="base.yaml", **content)
 
 
-@pytest.mark.parametrize(
-    ("limits", "edges", "share"),
-    [({"low": 1, "high": 4}, [1, 2, 3, 4, 5], 1000),
-     ({"low": 0.0001, "high": 0.1, "log": True}, [1e-4, 1e-3, 1e-2, 0.1], 1333)],
-    ids=["whole", "log"],
-)  # fmt: skip
-def test_random_shares(limits, edges, share):
+def test_random_shares():
     """Each whole number, the limits too, and each power of ten has its share."""
-    drawn = [sample["x"] for sample in _sweep_file._samples("file", {"samples": 4000, "ranges": {"x": limits}})]
-    assert {type(value) for value in drawn} == {type(limits["low"])}
-    assert min(drawn) >= limits["low"] and max(drawn) <= limits["high"]
-    assert np.histogram(drawn, edges)[0] == pytest.approx([share] * (len(edges) - 1), abs=120)
+    ranges = {"whole": {"low": 1, "high": 4}, "log": {"low": 0.0001, "high": 1, "log": True}}
+    drawn = sweep._samples({"samples": 4000, "ranges": ranges})
+    assert np.bincount([sample["whole"] for sample in drawn]) == pytest.approx([0] + [1000] * 4, abs=120)
+    assert np.histogram(np.log10([sample["log"] for sample in drawn]), range(-4, 1))[0] == pytest.approx(1000, abs=120)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        ({"grids": {}}, "unknown key grids. There are: notebook, base"),
-        ({"notebook": "nowhere.ipynb"}, "notebook = 'nowhere.ipynb': there is no such file"),
-        ({"grid": {"rate": [1]}}, "has no parameter rate. There are: augment, dropout, epochs, filters, marker, seed"),
-        ({"grid": {"dropout": []}}, r"grid, dropout = \[\]: allowed is a list with at least one"),
-        ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"),
-        ({"grid": ["dropout"]}, "grid = .* must hold lines"),
-        ({"grid": {}}, "grid = {}: it must hold lines"),
-        ({"grid": None}, "grid = None: it must hold lines"),
-        ({"grid": {"dropout": [1.5]}}, "dropout = 1.5 .*allowed is float, 0 to less than 1"),
-        ({"grid": {"dropout": ["1e-3"]}}, "write 1.0e-3"),
-        ({"grid": {"dropout": [0.2, 0.2]}}, "the same run twice, with dropout = 0.2 and with dropout = 0.2"),
-        ({"variants": [{}, {"dropout": 0.1}]}, "the same run twice, with the base as it is and with dropout = 0.1"),
-        ({"variants": [0.1]}, "variants must be a list of mappings"),
-        ({"grid": {"run_name": ["a"]}}, "run_name cannot be swept"),
-        ({"seeds": []}, r"seeds = \[\]"),
-        ({"seeds": [0.5]}, "seed = 0.5"),
-        ({"seeds": [0], "grid": {"seed": [1]}}, "seed stands in two of variants, grid, random and seeds"),
-        ({"random": {"samples": 0, "ranges": {"dropout": {"low": 0, "high": 1}}}}, "random, samples"),
-        ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 0.5, "log": True}}}}, "more than 0 on a"),
-        ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "low must be less"),
-        ({"base": ["params.yaml"]}, r"base = \['params.yaml'\]: it must name a parameter file"),
-        ({"random": 3}, "random = 3"),
-        ({"base": "nowhere.yaml"}, "cannot read the parameter file nowhere.yaml"),
-    ],
-)
+    [({"grids": {}}, "unknown grids. Allowed are base, grid, notebook"), ({"grid": None}, "grid: None"),
+     ({"notebook": "nowhere.ipynb"}, "notebook = 'nowhere.ipynb': there is no such file"),
+     ({"notebook": str(runs.ROOT / "notebooks" / "01_data_exploration.ipynb")}, "cannot be swept"),
+     ({"grid": {"rate": [1]}}, "unknown rate. Allowed are dropout, filters, seed, what"),
+     ({"grid": {"run_name": ["a"]}}, "unknown run_name"), ({"grid": {1: [2], "dropout": [0.1]}}, "unknown 1"),
+     ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"), ({"variants": [1]}, "variants: 1: wanted"),
+     ({"grid": {"dropout": ["1e-3"]}}, "YAML wants 1.0e-3"), ({"seeds": [0.5]}, "seed = 0.5"),
+     ({"grid": {"dropout": [0.2, 0.2]}}, "the same run twice: with dropout = 0.2 and with dropout = 0.2"),
+     ({"seeds": [0], "grid": {"seed": [1]}}, "seed stands in two of variants, grid, random and seeds"),
+     ({"random": 3}, "random = 3"), ({"random": {"samples": 0, "ranges": {}}}, r"samples = \[\]"),
+     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 1, "log": True}}}}, "more than 0"),
+     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "low must be less")],
+)  # fmt: skip
 def test_bad_file(trivial, content, message):
     """It is refused in one line."""
     with pytest.raises(ValueError, match=message) as caught:
-        _sweep_file.read_sweep(sweep_file(trivial, **content))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["grid: [5", "- 5"])
-def test_file_no_yaml_mapping(trivial, text):
-    (trivial / "bad.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.yaml") as caught:
-        _sweep_file.read_sweep("bad.yaml")
+        sweep.read_sweep(sweep_file(trivial, **content))
     assert "\n" not in str(caught.value)
 
 
 def test_shipped_files(monkeypatch):
+    """The ablation takes away each component, at the seeds of the base."""
     monkeypatch.chdir(runs.ROOT)
-    for path in shipped("sweeps/*.yaml"):
-        assert _sweep_file.read_sweep(path)[2]
-
-
-def test_shipped_ablation(monkeypatch):
-    """It takes away each component, at the seeds of the base, and no variant leaks into what all share."""
-    monkeypatch.chdir(runs.ROOT)
-    _, base, overrides = _sweep_file.read_sweep("sweeps/ablation.yaml")
-    seeds_of = {}
-    for changes in overrides.values():
-        seeds_of.setdefault(frozenset(changes) - {"seed"}, set()).add(changes["seed"])
+    ablation, *_ = (sweep.read_sweep(f"sweeps/{name}.yaml")[2] for name in ("ablation", "learning_rate", "seeds"))
     for name in ("batch_norm", "dropout", "pooling_head", "dense_units", "augment", "schedule", "early_stopping"):
-        assert seeds_of[frozenset([name])] == seeds_of[frozenset()] >= {0, 1, 2, 3}, name
-    shared = pipeline.read_parameters("params/quick.yaml")
-    assert base == {name: value for name, value in shared.items() if name != "run_name"}
+        seeds = [{c["seed"] for c in ablation.values() if c.keys() == {*of, "seed"}} for of in ((), (name,))]
+        assert seeds == [{0, 1, 2, 3}] * 2, name
 
 
-@pytest.mark.parametrize("path", shipped("notebooks/0*.ipynb"), ids=lambda path: path.stem)
-def test_notebooks_that_can_be_swept(path, tmp_path):
-    """Of the project's, 03 alone writes runs; of the others that is said before anything starts."""
-    file = sweep_file(tmp_path, notebook=str(path))
-    if path.stem == pipeline.TRAINING:
-        assert len(_sweep_file.read_sweep(file)[2]) == 1
-        return
-    with pytest.raises(ValueError, match=r"cannot be swept: it (declares no parameter|writes no metrics\.json)"):
-        _sweep_file.read_sweep(file)
-
-
-def test_notebook_with_parameters_of_its_own(trivial):
-    """Names that are 03's too may mean something else in it, and no training time is foretold."""
-    notebook, base, overrides = _sweep_file.read_sweep(sweep_file(trivial, grid={"augment": [True, False]}))
-    assert len(overrides) == 2
-    assert sweep.estimate(base, overrides, pipeline.defaults(notebook), 1) is None
-
-
-@pytest.mark.parametrize("metadata", [{}, {"kernelspec": {"name": "myenv", "display_name": "My env"}}], ids=str)
-def test_notebook_without_a_language(metadata, trivial):
-    """It is one of Python, and runs on this Python's kernel."""
-    notebook = nbformat.read("trivial.ipynb", as_version=4)
-    notebook.metadata = metadata
-    nbformat.write(notebook, "trivial.ipynb")
-    result, _ = swept(trivial, seeds=[1])
-    assert set(result.values()) == {""}
-
-
-@pytest.mark.parametrize(
-    ("head", "metadata", "message"),
-    [(f"{HEAD}\nwidth: int = 2 * 3", {}, r"the parameter width = 2 \* 3: allowed is a plain value"),
-     (HEAD, {"language_info": {"name": "R"}}, "the notebook's language is R: allowed is Python")],
-    ids=["no plain value", "another language"],
-)  # fmt: skip
-def test_notebook_that_cannot_be_read(head, metadata, message, trivial):
-    notebook = nbformat.read("trivial.ipynb", as_version=4)
-    notebook.cells[0].source = head
-    notebook.metadata = metadata
-    nbformat.write(notebook, "trivial.ipynb")
-    with pytest.raises(ValueError, match=message):
-        names(trivial)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"cells": ['])
-def test_file_that_is_no_notebook(text, trivial):
-    (trivial / "trivial.ipynb").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"trivial\.ipynb: cannot be read as a notebook") as caught:
-        names(trivial)
-    assert "\n" not in str(caught.value)
-
-
-def test_estimate(monkeypatch):
-    """The reference run's seconds, by images, epochs, work and workers."""
-    defaults = pipeline.defaults(pipeline.TRAINING)
-    reference = runs.Run(runs.REFERENCE, _files.read_yaml(runs.REFERENCE / runs.PARAMS))
-    same = {name: value for name, value in reference.params.items() if name in defaults}
-    seconds = runs.read_metrics(reference)["train_seconds"]
-    assert sweep.estimate({}, {"a": same}, defaults, 1) == pytest.approx(seconds)
-    assert sweep.estimate(same, {"a": {"epochs": 2 * same["epochs"]}, "b": {}}, defaults, 2) == pytest.approx(
-        3 * seconds / sweep.SIDE_BY_SIDE
-    )
-    assert sweep.estimate(same, {"a": {"filters": [8, 8, 8]}}, defaults, 1) < seconds / 4
-
-
-# ---------------------------------------------------------------------------------------------- names of runs
-
-
-def test_run_name(trivial):
-    """It changes with parameters and code cells, and not with prose."""
-    before = names(trivial, seeds=[0])
-    assert names(trivial, seeds=[1]) != before
+def test_run_name(trivial, monkeypatch):
+    """It changes with parameters, with code cells and with the code that trains, and not with prose."""
+    (before,) = names(trivial, seeds=[0])
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
     nbformat.write(notebook, "trivial.ipynb")
-    assert names(trivial, seeds=[0]) == before
+    assert names(trivial) == [before] != names(trivial, seeds=[1])
+    monkeypatch.setattr(sweep, "code_hash", lambda: "of other code")
+    (other,) = names(trivial)
     notebook.cells[1].source += "\nx = 1"
     nbformat.write(notebook, "trivial.ipynb")
-    assert names(trivial, seeds=[0]) != before
+    assert len({before, other, *names(trivial)}) == 3
 
 
-@pytest.mark.parametrize("file", sorted(_environment.all_files()))
-def test_run_name_after_an_edit(file, trivial, edit_package):
-    """The modules that train rename the runs, which so start anew; lessons, plots and tools do not."""
-    before = names(trivial)
-    edit_package(file)
-    trains = {"model.py", "augmentation.py", "training.py", "data.py", "_checkpoint.py", "_tensorflow.py"}
-    assert (names(trivial) != before) == (file in trains | {"_training_copy.py"})
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """One run of each kind, by two workers of this machine: the sweep file, what went wrong in each, their folders."""
+    folder, queued, collect = made(tmp_path_factory.mktemp("swept")), [], sweep._collect
+
+    def watching(*arguments):
+        queued.append(max(map(len, default_client().processing().values())))
+        return collect(*arguments)
+
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "_collect", watching)
+        path = sweep_file(folder, base="base.yaml", seeds=[1], grid={"what": [*GOOD, *BAD]})
+        described = sweep.read_sweep(path)
+        result = sweep.run_sweep(*described, "out", workers=2, threads=1, cell_seconds=10)
+    assert len(queued) == 7 and max(queued) == 1, "a run waited behind another"
+    what = {changes["what"]: name for name, changes in described[2].items()}
+    return path, {k: result[n] for k, n in what.items()}, {k: folder / "out" / n for k, n in what.items()}
 
 
-# ---------------------------------------------------------------------------------------------- runs and faults
+@pytest.mark.parametrize("what", [*GOOD, *BAD])
+def test_run(what, swept):
+    """Base, changes and threads reach it, a killed worker's begins again; a failure is told, and what it left kept."""
+    _, wrong, folders = swept
+    assert nbformat.read(folders[what] / "notebooks" / "trivial.ipynb", as_version=4).cells
+    if what in GOOD:
+        metrics = json.loads((folders[what] / runs.METRICS).read_text(encoding="utf-8"))
+        facts = {"val_accuracy": 0.1, "dropout": 0.3, "threads": "1", "works in": str(folders[what].parents[1])}
+        assert (wrong[what], metrics) == ("", facts)
+    else:
+        assert BAD[what] in wrong[what] and set(os.listdir(folders[what])) == {"notebooks"}
 
 
-def test_failing_runs(trivial):
-    """Each failure is told, the others go on, and what is complete stays."""
-    what = ["write", "raise", "die", "write nothing", "import from beside"]
-    parts = {"variants": [{"marker": str(trivial / "marker")}], "grid": {"what": what}, "seeds": [1]}
-    result, folders = swept(trivial, **parts)
-    assert result[("write", 1)] == result[("import from beside", 1)] == ""
-    assert "ValueError: as asked – ✓" in result[("raise", 1)]
-    assert "kernel died" in result[("die", 1)]
-    assert "wrote no metrics.json" in result[("write nothing", 1)]
-    kept = nbformat.read(folders[("raise", 1)] / "notebooks" / "trivial.ipynb", as_version=4)
-    assert any(out.output_type == "error" for cell in kept.cells if cell.cell_type == "code" for out in cell.outputs)
-    first = metrics(folders[("write", 1)])
-
-    again, _ = swept(trivial, **parts)
-    assert again == result
-    assert metrics(folders[("write", 1)]) == first, "a complete run ran again, in another process"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_worker(workers, trivial):
-    """Its run is started again, on the same worker where there is only one."""
-    variants = [{"marker": str(trivial / "marker"), "what": "kill the worker once"}]
-    result, _ = swept(trivial, {"workers": workers}, variants=variants, seeds=[1, 2])
-    assert set(result.values()) == {""}
-
-
-def test_hanging_cell(trivial):
-    result, _ = swept(trivial, {"cell_seconds": 6}, grid={"what": ["hang", "write"]})
-    assert "more than 6 s" in result[("hang", 0)] and result[("write", 0)] == ""
-
-
-def test_threads(trivial, monkeypatch):
-    """Those of a run do not depend on how many runs are left, and a number that is given stands."""
-    monkeypatch.setattr(sweep, "CPU_COUNT", 8)
-    asked = []
-
-    def check(client, threads):
-        asked.append(threads)
-        raise sweep.SweepError("enough")
-
-    monkeypatch.setattr(sweep, "_cluster", lambda *_: nullcontext())
-    monkeypatch.setattr(sweep, "check_workers", check)
-    for seeds in ([1], [1, 2], [3, 4]):
-        with pytest.raises(sweep.SweepError, match="enough"):
-            swept(trivial, {"workers": 2}, seeds=seeds)
-        for name in names(trivial, seeds=seeds[:1]):  # as if this one had been completed: one of two is left
-            (trivial / "out" / name).mkdir(exist_ok=True)
-            (trivial / "out" / name / runs.METRICS).touch()
-    with pytest.raises(sweep.SweepError, match="enough"):
-        swept(trivial, {"workers": 2, "threads": 3}, seeds=[5, 6])
-    assert asked == [8, 4, 4, 3]
-
-
-def test_workers(trivial, monkeypatch):
-    """As many as asked for, of the cluster that is named, and no more than runs are left."""
-    monkeypatch.setattr(sweep, "CPU_COUNT", 8)
-    asked = []
-
-    def check(*cluster):
-        asked.append(cluster)
-        raise sweep.SweepError("enough")
-
-    monkeypatch.setattr(sweep, "_cluster", check)
-    for options in ({"workers": 1}, {"workers": 3}, {"workers": 5}, {"workers": 2, "scheduler": "tcp://there:1"}):
-        with pytest.raises(sweep.SweepError, match="enough"):
-            swept(trivial, options, seeds=[1, 2, 3, 4])
-    assert asked == [(1, None), (3, None), (4, None), (2, "tcp://there:1")]
-
-
-@pytest.mark.slow
-def test_no_queue_on_a_worker(trivial, monkeypatch):
-    """No run waits behind another while a worker is idle."""
-    collect, most = sweep._collect, []
-
-    def counting(*args):
-        most.append(max(map(len, default_client().processing().values())))
-        return collect(*args)
-
-    monkeypatch.setattr(sweep, "_collect", counting)
-    result, _ = swept(trivial, seeds=[1, 2, 3, 4, 5])
-    assert not any(result.values()) and max(most) == 1
-
-
-@pytest.mark.parametrize("failures", [2, 3])
-def test_kernel_whose_start_fails(failures, trivial, monkeypatch):
-    """It is started again, twice at most."""
-    tries = []
-
-    def colliding(*args, **kwargs):
-        tries.append(1)
-        if len(tries) <= failures:
-            raise RuntimeError("Kernel didn't respond: address already in use")
-
-    monkeypatch.setattr(pipeline.papermill, "execute_notebook", colliding)
-    error = _sweep_worker._execute("in.ipynb", "out.ipynb", {}, trivial, 60)
-    told = "the kernel could not be started: Kernel didn't respond: address already in use"
-    assert error == (told if failures == 3 else "") and len(tries) == 3
-
-
-def test_run_that_could_not_begin(tmp_path):
-    """A worker that does not take part hands nothing back but the reason; the other runs go on."""
-    nothing = _sweep_worker._zipped(tmp_path / "no such folder")
-    future = SimpleNamespace(result=lambda: ("the worker has another keras", nothing))
-    assert sweep._collect(future, tmp_path, "run") == "the worker has another keras"
-    assert not runs.is_complete(tmp_path / "run")
-
-
-def test_two_sweeps_of_one_output(trivial, hold_lock):
-    (trivial / "out").mkdir()
-    hold_lock(trivial / "out" / ".sweep.lock")
-    with pytest.raises(sweep.SweepError, match=r"another sweep is writing .*another --output"):
-        swept(trivial, seeds=[0])
-
-
-@pytest.mark.slow
-def test_full_disk(trivial, monkeypatch):
-    """What is finished is kept, and the error says what to do."""
-    replace, moved = os.replace, []
-
-    def full(source, target):
-        if ".incoming-" in str(source):
-            if moved:
-                raise OSError(28, "No space left on device")
-            moved.append(target)
-        replace(source, target)
-
-    monkeypatch.setattr(sweep.os, "replace", full)
-    with pytest.raises(sweep.SweepError, match=r"No space left.*make room, then start the same command again"):
-        swept(trivial, seeds=[0, 1, 2])
-    assert [p.parent.name for p in (trivial / "out").glob("[!.]*/metrics.json")] == [moved[0].name]
-    monkeypatch.setattr(sweep.os, "replace", replace)
-    result, _ = swept(trivial, seeds=[0, 1, 2])
-    assert set(result.values()) == {""} and not list((trivial / "out").glob(".incoming-*"))
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-
-def command(folder, *words, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "fmnist_utils.sweep", *map(str, words)], cwd=folder, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
-    )  # fmt: skip
-
-
-def wait_for_a_run(output, process):
-    until = time.monotonic() + 600
-    while not list(output.glob("[!.]*/metrics.json")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < until, "no run is complete after ten minutes"
-        time.sleep(0.05)
-
-
-def test_command(trivial, odd_environment):
-    """It ends with a table and tells of failure, under an 8-bit code page too."""
-    path = sweep_file(trivial, grid={"what": ["write", "raise"]})
-    real = command(trivial, path, "--output", "out", "--workers", "1", env=odd_environment)
-    shown, wrong = real.communicate()
-    assert real.returncode == 1 and "1 of 2 runs failed" in wrong, wrong
-    assert "dashboard http://127.0.0.1:" in shown and "complete" in shown and "failed: cell [" in shown
-    assert "ValueError: as asked \\u2013" in shown and "Traceback" not in wrong
-
-
-def test_command_dry_run(trivial, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(trivial))
-    sweep.main([str(sweep_file(trivial, grid={"what": ["write", "raise"]})), "--dry-run", "--output", "~/out"])
+def test_command_again(swept, monkeypatch, capsys):
+    """Complete runs stay, the others are tried again; it ends with a table, and fails where a run did."""
+    path, _, folders = swept
+    keys, cluster = [f"run-{folders[what].name}" for what in BAD], MagicMock()
+    monkeypatch.chdir(folders[""].parents[1])
+    monkeypatch.setattr(sweep, "_cluster", cluster)
+    monkeypatch.setattr(sweep, "check_workers", Mock())
+    monkeypatch.setattr(sweep, "as_completed", lambda _: [Mock(key=key) for key in keys])
+    monkeypatch.setattr(sweep, "_collect", lambda _, folder: f"again {folder.name}")
+    with pytest.raises(SystemExit, match="5 of 7 runs failed"):
+        sweep.main([path, "--output", "out"])
     shown = capsys.readouterr().out
-    assert f"2 runs of trivial.ipynb, into {trivial / 'out'}\n" in shown and "what = raise" in shown
-    assert not (trivial / "out").exists()
+    assert cluster().__enter__().map.call_args.kwargs == {"key": keys, "retries": 2}
+    assert "2 of 7 runs are complete already" in shown and shown.count("val_accuracy 0.1  ") == 2
+    assert all(f"failed: again {folders[what].name}  what = " in shown for what in BAD)
 
 
-def test_command_of_odd_dask_settings(trivial):
-    """Workers that cannot start are told in one line."""
-    (trivial / "in_the_way").touch()
-    environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(trivial / "in_the_way")}
-    real = command(trivial, sweep_file(trivial), "--output", "out", "--workers", "1", env=environment)
-    _, wrong = real.communicate()
-    assert real.returncode == 1 and "no workers could be started on this machine: " in wrong, wrong
-    assert "Traceback" not in wrong
+def test_workers_and_threads(trivial, monkeypatch):
+    """No more workers than runs are left; the threads of a run do not depend on how many are."""
+    cluster, check = MagicMock(), Mock(side_effect=InterruptedError)
+    for name, value in (("CPU_COUNT", 8), ("check_workers", check), ("_cluster", cluster)):
+        monkeypatch.setattr(sweep, name, value)
+    described = sweep.read_sweep(sweep_file(trivial, seeds=[1, 2, 3, 4]))
+    done = trivial / "out" / next(iter(described[2]))
+    for options in ({"workers": 9}, {"workers": 2, "threads": 3}, {"workers": 4}, {"workers": 2, "scheduler": "there"}):
+        with pytest.raises(InterruptedError):
+            sweep.run_sweep(*described, "out", **options)
+        done.mkdir(exist_ok=True)
+        (done / runs.METRICS).touch()
+    assert [call.args for call in cluster.call_args_list] == [(4, None), (2, None), (3, None), (2, "there")]
+    assert [call.args[1] for call in check.call_args_list] == [2, 3, 2, None]
 
 
-def test_command_missing_file(trivial):
-    with pytest.raises(SystemExit, match=r"cannot read the sweep file nowhere\.yaml"):
-        sweep.main(["nowhere.yaml"])
-
-
-@pytest.mark.slow
-def test_command_interrupted(trivial):
-    """Ctrl-C ends it cleanly, and the same command goes on."""
-    marker = trivial / "marker"
-    path = sweep_file(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
-    words = (path, "--output", "out", "--workers", "1")
-    first = command(trivial, *words)
-    wait_for_a_run(trivial / "out", first)
-    os.killpg(first.pid, signal.SIGINT)
-    _, wrong = first.communicate(timeout=600)
-    assert first.returncode == 1 and "Stopped. Finished runs are kept" in wrong and "Traceback" not in wrong
-    marker.touch()
-    second = command(trivial, *words)
-    shown, wrong = second.communicate()
-    assert second.returncode == 0 and "1 of 2 runs are complete already" in shown, wrong
-
-
-def test_command_interrupt_swallowed(trivial):
-    """Ctrl-C ends even what swallows it."""
-    stubborn = f"""
-import signal
-from fmnist_utils import sweep
-def run_sweep(*args, **kwargs):
-    print("running", flush=True)
-    while True:
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            pass
-sweep.run_sweep, sweep.GRACE = run_sweep, 0.1
-sweep.main([{str(sweep_file(trivial, seeds=[0]))!r}, "--output", "out"])
-"""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
-    process = subprocess.Popen([sys.executable, "-c", stubborn], **pipes)
-    assert "1 runs of trivial.ipynb" in process.stdout.readline()
-    assert process.stdout.readline() == "running\n"
-    process.send_signal(signal.SIGINT)
-    _, wrong = process.communicate(timeout=60)
-    assert process.returncode == 1 and "Stopped. Finished runs are kept" in wrong
-
-
-# ---------------------------------------------------------------------------------------------- clusters
-
-
-@contextmanager
-def cluster(folder, workers):
-    """A scheduler and workers in processes with folders of their own, as on other hosts; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    with ExitStack() as stack:
-
-        def begin(name, *words):
-            (folder / name).mkdir()
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words], cwd=folder / name, env={**os.environ, "TMPDIR": str(folder / name)},
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            stack.callback(lambda: (process.kill(), process.wait()))
-            return process
-
-        here = ("--host", "127.0.0.1", "--no-dashboard")
-        port = ("--port", address.rsplit(":", 1)[1])
-        scheduler = begin("scheduler", "distributed.cli.dask_scheduler", *here, *port)
-        for i in range(workers):
-            begin(f"worker{i}", "distributed.cli.dask_worker", address, *here, "--nthreads", "1")
-        with Client(address, timeout=60) as client:
-            if workers:
-                client.wait_for_workers(workers, timeout=60)
-        yield address, scheduler
-
-
-@pytest.fixture
-def there(tmp_path):
-    """The folder of a cluster's processes."""
-    (tmp_path / "cluster").mkdir()
-    return tmp_path / "cluster"
-
-
-@pytest.mark.slow
-def test_cluster(trivial, there):
-    """Its workers share no folder with the sweep, and each run's folder comes back."""
-    with cluster(there, 2) as (address, _):
-        result, folders = swept(trivial, {"scheduler": address, "threads": 1}, seeds=[1, 2, 3, 4])
-    assert set(result.values()) == {""}
-    found = {seed: metrics(path)["val_accuracy"] for (_, seed), path in folders.items()}
-    assert found == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
-
-
-@pytest.mark.slow
-def test_cluster_lost_scheduler(trivial, there):
-    """It is told, and the sweep started again goes on."""
-    marker = trivial / "marker"
-    path = sweep_file(trivial, variants=[{"marker": str(marker)}], grid={"what": ["write", "wait for the marker"]})
-    environment = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s"}
-    with cluster(there, 1) as (address, scheduler):
-        first = command(trivial, path, "--output", "out", "--scheduler", address, env=environment)
-        wait_for_a_run(trivial / "out", first)
-        scheduler.kill()
-        _, wrong = first.communicate(timeout=120)
-    assert first.returncode == 1 and "the scheduler was lost. Finished runs are kept" in wrong, wrong
-    marker.touch()
-    second = command(trivial, path, "--output", "out", "--workers", "1")
-    shown, wrong = second.communicate()
-    assert second.returncode == 0 and "1 of 2 runs are complete already" in shown, wrong
-
-
-def test_cluster_without_worker(trivial, there):
-    refused = pytest.raises(sweep.SweepError, match="has no worker")
-    with cluster(there, 0) as (address, _), refused:
-        swept(trivial, {"scheduler": address}, seeds=[0])
-
-
-def test_cluster_no_scheduler(trivial):
-    with pytest.raises(sweep.SweepError, match=r"no scheduler answers at not-an-address"):
-        swept(trivial, {"scheduler": "not-an-address://x"}, seeds=[0])
+HERE = sweep.worker_info()
+OTHER = {**HERE, "versions": {**HERE["versions"], "package": "of yesterday"}}
+NONE = ModuleNotFoundError("No module named 'fmnist_utils'")
 
 
 @pytest.mark.parametrize(
-    ("threads", "versions", "error"),
-    [(2, {}, "takes 2 runs into one process. Start it with --nthreads 1"), (1, {"keras": "1.0"}, "has another keras")],
-)
-def test_worker_that_joins_unseen(threads, versions, error, trivial):
-    """A run that it got before it was checked does not count as complete: the worker itself refuses."""
-    versions = {**_sweep_worker.worker_info()["versions"], **versions}
-    run = ((trivial / "trivial.ipynb").read_text(encoding="utf-8"), "trivial.ipynb", "name", {}, {}, 60, versions)
-    one = LocalCluster(1, threads_per_worker=threads, processes=False, dashboard_address=None)
-    with one as joined, Client(joined) as client:
-        told, _ = client.submit(_sweep_worker.run_notebook, *run).result()
-    assert error in told
+    ("slots", "info", "error"),
+    [([], HERE, "the cluster has no worker"), ([1, 2], HERE, r"takes 2 runs .* Start it with --nthreads 1"),
+     ([1], OTHER, "has another package. Install the same"), ([1], NONE, "has not this project: No mod"),
+     ([1, 1, 1, 1], {**HERE, "cores": 8}, "")],
+)  # fmt: skip
+def test_check_workers(slots, info, error):
+    slots = dict(enumerate(slots))
+    client = Mock(nthreads=lambda: slots, run=lambda *_, **__: {worker: info for worker in slots})
+    with pytest.raises(runs.RunError, match=error) if error else nullcontext():
+        assert sweep.check_workers(client) == {HERE["host"]: 2} and sweep.check_workers(client, 3) == {HERE["host"]: 3}
 
 
-class FakeClient:
-    """A client whose one worker answers as the test wants."""
-
-    def __init__(self, info, fetched="", nthreads=1):
-        self.answers = {_sweep_worker.worker_info: info, _sweep_worker.fetch_data: fetched}
-        self.threads = nthreads
-
-    def nthreads(self):
-        return {"tcp://there:1": self.threads}
-
-    def run(self, function, on_error, workers=None):
-        return {"tcp://there:1": self.answers[function]}
+def test_worker_that_joins_later(monkeypatch):
+    """It refuses a run where its code is another, so that the engine tries elsewhere."""
+    monkeypatch.setattr(sweep, "get_worker", lambda: Mock(address="there", **{"state.nthreads": 1}))
+    with pytest.raises(runs.RunError, match="there has another package"):
+        sweep.run_notebook("{}", "trivial.ipynb", "name", {}, {}, 60, OTHER["versions"])
 
 
-HERE = _sweep_worker.worker_info()
-OTHER = {**HERE, "versions": {**HERE["versions"], "keras": "1.0"}}
-NO_PACKAGE = ModuleNotFoundError("No module named 'fmnist_utils'")
-REFUSED = [
-    (FakeClient(OTHER), r"another keras \(1\.0 there, .* here\)"),
-    (FakeClient(NO_PACKAGE), "has not this project: No module named 'fmnist_utils'"),
-    (FakeClient(HERE, nthreads=2), r"takes 2 runs into one process\. Start it with --nthreads 1"),
-]
+def test_collect(tmp_path, monkeypatch):
+    """What the engine raises is told; a lost scheduler or a full disk ends the sweep, and no half folder stays."""
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("new", "")
+    folder, failed = tmp_path / "run", Mock(**{"result.return_value": ("cell [2]", file.getvalue())})
+    (folder / "old").mkdir(parents=True)
+    assert sweep._collect(Mock(**{"result.side_effect": KeyError("killed")}), folder) == "KeyError: 'killed'"
+    with pytest.raises(runs.RunError, match=r"the scheduler was lost\. Finished runs are kept"):
+        sweep._collect(Mock(**{"result.side_effect": CancelledError()}), folder)
+    assert os.listdir(folder) == ["old"]
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr(os, "replace", Mock(side_effect=OSError(28, "No space left on device")))
+        sweep._collect(failed, folder)
+    with sweep._locked(tmp_path):
+        assert os.listdir(tmp_path) == [".sweep.lock"]
+        assert sweep._collect(failed, folder) == "cell [2]" and os.listdir(folder) == ["new"]
 
 
-@pytest.mark.parametrize(("client", "error"), [*REFUSED, (FakeClient(HERE, "no network"), "the data set: no network")])
-def test_worker_unfit_at_the_start(client, error):
-    with pytest.raises(sweep.SweepError, match=error):
-        sweep.check_workers(client)
+def test_sweep_that_cannot_start(trivial):
+    with pytest.raises(SystemExit, match="no scheduler answers at not-an-address://x"):
+        sweep.main([sweep_file(trivial), "--output", "out", "--scheduler", "not-an-address://x"])
+    refused = pytest.raises(SystemExit, match="another sweep is writing it now: choose another --output")
+    with sweep._locked(trivial / "out"), refused:
+        sweep.main([sweep_file(trivial), "--output", "out"])
 
 
-@pytest.mark.parametrize(("client", "error"), REFUSED)
-def test_worker_unfit_that_joins(client, error, capsys):
-    """It gets no run, which is told once; the others go on."""
-    accepted = {"tcp://known:1": True}
-    assert sweep._fitting_workers(client, accepted) == sweep._fitting_workers(client, accepted) == []
-    assert capsys.readouterr().out.count("a worker that joined gets no run: ") == 1
-    assert accepted == {"tcp://known:1": True, "tcp://there:1": False}
+def test_dry_run_in_an_old_terminal(trivial, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file := io.BytesIO(), "ascii", write_through=True))
+    monkeypatch.setenv("HOME", str(trivial))
+    sweep.main([sweep_file(trivial, grid={"what": ["– ✓"]}), "--dry-run", "--output", "~/out"])
+    assert f"1 runs of trivial.ipynb, into {trivial}/out\n" in file.getvalue().decode()
+    assert "what = \\u2013 \\u2713" in file.getvalue().decode() and not (trivial / "out").exists()
 
 
-def test_worker_fit():
-    client = FakeClient(HERE)
-    assert sweep.check_workers(client) == {HERE["host"]: HERE["cores"]}
-    assert sweep.check_workers(client, 3) == {HERE["host"]: 3}
-    assert sweep._fitting_workers(client, {}) == ["tcp://there:1"]
-
-
-def test_worker_without_data(monkeypatch):
-    """It tells in one line why."""
-
-    def unavailable():
-        raise _download.DatasetUnavailable("no source:\n  - one\n  - two")
-
-    monkeypatch.setattr(_download, "ensure_dataset", unavailable)
-    assert _sweep_worker.fetch_data() == "no source: - one - two"
-    monkeypatch.setattr(_download, "ensure_dataset", lambda: "the cache")
-    assert _sweep_worker.fetch_data() == ""
+CLUSTER = """from distributed import LocalCluster
+print(LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None).scheduler_address, flush=True)
+input()"""
 
 
 @pytest.mark.slow
-def test_cluster_same_networks(tmp_path, there, monkeypatch):
-    """Bit for bit those of the local default, at the same thread count."""
-    monkeypatch.chdir(runs.ROOT)
-    small = {"train_size": 500, "epochs": 2, "filters": [4, 8], "convs_per_block": [1, 1]}
-    content = {"notebook": "notebooks/03_training.ipynb", "variants": [small], "seeds": [0, 1, 2]}
-    described = _sweep_file.read_sweep(sweep_file(tmp_path, **content))
-    with cluster(there, 3) as (address, _):
-        far = sweep.run_sweep(*described, tmp_path / "far", scheduler=address, threads=1)
-    near = sweep.run_sweep(*described, tmp_path / "near", workers=2, threads=1)
-    assert far == near == dict.fromkeys(described[2], "")
-    for name in near:
-        probability = [np.load(tmp_path / side / name / runs.VALIDATION)["probability"] for side in ("near", "far")]
-        assert np.array_equal(*probability) and len(probability[0]) == 12_000
-    assert len({Path(tmp_path / "near" / name / runs.VALIDATION).read_bytes() for name in near}) == 3, "seeds differ"
-
-
-@pytest.mark.slow
-def test_two_hundred_runs(trivial, monkeypatch):
-    """None is lost, and the sweep's own process holds no run's files after it has written them."""
-    memory, collect = [], sweep._collect
-
-    def measuring(*args):
-        memory.append(psutil.Process().memory_info().rss / 2**20)
-        return collect(*args)
-
-    monkeypatch.setattr(sweep, "_collect", measuring)
-    result, folders = swept(trivial, seeds=list(range(200)))
-    assert set(result.values()) == {""} and all((path / "metrics.json").is_file() for path in folders.values())
-    assert len(memory) == 200
-    assert np.median(memory[150:]) - np.median(memory[20:70]) < 10  # MB
+@pytest.mark.parametrize("lost", [False, True], ids=["Ctrl-C", "scheduler lost"])
+def test_stopped(lost, trivial):
+    """It is told in one line, nothing finished is lost, and the same command goes on."""
+    path = sweep_file(trivial, grid={"what": ["", "while not pathlib.Path('marker').exists(): time.sleep(0.05)"]})
+    options = {"encoding": "utf-8", "cwd": trivial, "start_new_session": True, "stdin": -1, "stdout": -1, "stderr": -1}
+    options["env"] = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
+    command = [sys.executable, "-m", "fmnist_utils.sweep", path, "--output", "out", "--workers", "1"]
+    there = subprocess.Popen([sys.executable, "-c", CLUSTER], **options) if lost else None
+    first = subprocess.Popen([*command, *(["--scheduler", there.stdout.readline().strip()] if lost else [])], **options)
+    while not list((trivial / "out").glob("[!.]*/metrics.json")):
+        assert first.poll() is None, first.stderr.read()
+    os.killpg(there.pid if lost else first.pid, signal.SIGKILL if lost else signal.SIGINT)
+    _, wrong = first.communicate(timeout=120)
+    assert first.returncode == 1 and "Finished runs are kept" in wrong and "Traceback" not in wrong, wrong
+    (trivial / "marker").touch()
+    shown = subprocess.run(command, cwd=trivial, capture_output=True, encoding="utf-8", check=True).stdout
+    assert "1 of 2 runs are complete already" in shown
