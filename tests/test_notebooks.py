@@ -112,6 +112,7 @@ def test_training_uses_each_parameter_where_it_trains_and_seeds_before_it_builds
         assert used == {keyword.arg}, f"pass {keyword.arg} on, not {ast.unparse(keyword.value)}"
     stop = ast.unparse(ast.parse(cells["open-run"].source))
     assert "EarlyStopping('val_loss'" in stop and "restore_best_weights=early_stopping" in stop
+    assert "plots.plot_learning_curves(curves, best_epoch)" in cells["curves"].source, "its figure is not compared"
     assert not [name for name in names_in(code_cells(training), ast.Store) if "test" in name], "no test image in 03"
 
 
