@@ -11,7 +11,7 @@ from fmnist_utils._tensorflow import tf
 
 def imported_by(path):  # which of the other modules, within functions too
     found = re.findall(r'^[ "]*from fmnist_utils(?:\.(\w+)| import ([\w, ]+))', path.read_text("utf-8"), re.MULTILINE)
-    return {name for one, several in found for name in (one or several).split(", ")} - {path.stem}
+    return {name.strip() for one, several in found for name in (one or several).split(",")} - {path.stem}
 
 
 def test_layers():
