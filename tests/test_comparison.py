@@ -142,7 +142,7 @@ def test_correctness_test_images(tmp_path):
     make_run(tmp_path, "evaluated", wrong=[1], test_wrong=[2, 3])
     make_run(tmp_path, "new")
     assert comparison.load_correctness(tmp_path, ["evaluated"], "test")["evaluated"].sum() == 98
-    with pytest.raises(runs.RunError, match="new.* has not been evaluated yet"):
+    with pytest.raises(runs.RunError, match=r"new.* has not been evaluated yet"):
         comparison.load_correctness(tmp_path, ["new"], "test")
 
 
