@@ -30,7 +30,7 @@ test-slow: dev-tools data  ## the slow tests alone
 	@$(PY) -m pytest tests -m slow
 	@$(PY) -m pytest --nbval notebooks/solutions --nbval-cell-timeout=600
 
-test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a browser, solutions, some mutants
+test-all: test test-slow  ## the slow tests too: faults, twice-run cells, a browser, solutions
 
 coverage: dev-tools data  ## which lines of the package do the unit tests run? fails below 95 %
 	@rm -rf build/coverage && mkdir -p build/coverage
