@@ -33,7 +33,6 @@ def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wron
 
 @pytest.fixture
 def ablation(tmp_path):
-    """Two seeds each of the base, of no batch norm and of no dropout."""
     for seed, accuracies in enumerate([(0.93, 0.91, 0.935), (0.94, 0.93, 0.94)]):
         for what, changes in enumerate([{}, {"batch_norm": False}, {"dropout": 0.0}]):
             make_run(tmp_path, f"r{seed}{what}", accuracies[what], wrong=[seed, 50 + what], seed=seed, **changes)
@@ -73,7 +72,6 @@ def test_configuration_parameter_of_a_later_version(tmp_path):
 
 
 def test_runs_of_one_configuration_and_seed(ablation):
-    """The newest counts."""
     make_run(ablation, "r00-again", 0.99, seed=0)
     os.utime(ablation / "r00-again" / runs.METRICS, (2e9, 2e9))
     table = comparison.read_runs(ablation)
@@ -110,7 +108,6 @@ def test_leaderboard(ablation):
 
 
 def test_paired_differences(ablation):
-    """They are taken seed by seed."""
     make_run(ablation, "alone", 0.5, seed=7, batch_norm=False)  # the base has no such seed
     differences = comparison.paired_differences(comparison.read_runs(ablation), "base")
     assert differences.index.to_list() == ["batch_norm = False", "dropout = 0"]
@@ -138,7 +135,6 @@ def test_correctness_different_images(tmp_path):
 
 
 def test_correctness_test_images(tmp_path):
-    """They need a run that 04 has evaluated."""
     make_run(tmp_path, "evaluated", wrong=[1], test_wrong=[2, 3])
     make_run(tmp_path, "new")
     assert comparison.load_correctness(tmp_path, ["evaluated"], "test")["evaluated"].sum() == 98

@@ -1,6 +1,5 @@
 """Each figure shows the numbers that it is given. How the notebooks' figures look is compared with the stored ones."""
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -137,13 +136,6 @@ def test_embedding_shows_an_image_where_there_is_room():
     assert_allclose(dots["C"].get_facecolor()[0], ax.patches[1].get_edgecolor())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == NAMES
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")
-
-
-def test_use_style_sets_the_look_of_the_project():
-    with mpl.rc_context():
-        plots.use_style()
-        assert (mpl.rcParams["axes.spines.top"], mpl.rcParams["image.cmap"]) == (False, "gray_r")
-        assert [to_hex(f"C{i}").upper() for i in range(2)] == [plots.CORRECT_COLOR, plots.WRONG_COLOR]
 
 
 @pytest.mark.parametrize("several", [False, True])

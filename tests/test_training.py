@@ -57,7 +57,7 @@ def train(folder, *, model=None, epochs=4, early_stopping=True, y_valid=Y[200:],
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("undisturbed"))
+    return train(tmp_path_factory.mktemp("undisturbed") / "not there yet")
 
 
 def assert_same(first, second):  # to the last bit, but for the seconds
