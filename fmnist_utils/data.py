@@ -169,13 +169,13 @@ def _unpack_debian_package(folder):
         subprocess.run, cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="replace",
         timeout=TOTAL_SECONDS,
     )  # fmt: skip
-    apt = ["apt-get", "-q", "-o", f"Acquire::http::Timeout={STALL_SECONDS}", "-o", "APT::Sandbox::User="]
+    apt = ["apt-get", "-oAPT::Sandbox::User=", f"-oAcquire::http::Timeout={STALL_SECONDS}", "-oAcquire::Retries=0"]
     try:
         run([*apt, "download", DEBIAN_PACKAGE])
     except subprocess.CalledProcessError:  # a bare machine has no package lists: fetch them into this folder
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
-        apt += ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
+        apt += [f"-oDir::State::Lists={folder / 'lists'}", f"-oDir::Cache={folder / 'cache'}"]
         run([*apt, "update"])
         run([*apt, "download", DEBIAN_PACKAGE])
     run(["dpkg-deb", "-x", *folder.glob("*.deb"), folder])

@@ -85,6 +85,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
         self.code = code_hash()
+        self.path.parent.mkdir(exist_ok=True)  # `finish` takes it away, and a cell may be run again
         if self.path.exists():
             with self._damage_told(), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
