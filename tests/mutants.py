@@ -146,7 +146,7 @@ MUTANTS = [
     ("the oldest run is evaluated", RUNS, "max(known, key=known.get", "min(known, key=known.get"),
     ("other parameters are trained into a run", RUNS, "            if changed:", "            if False:"),
     ("other values of as many parameters are trained into a run", RUNS, "            if changed:", "            if len(old) != len(new):"),
-    ("standard deviation of a population", COMPARISON, "values.std(ddof=1)", "values.std()"),
+    ("standard deviation of a population", COMPARISON, "values.std(ddof=1)", "values.std(ddof=0)"),
     ("seeds not paired", COMPARISON, '.sub(by_seed[baseline], axis="index")', ".sub(by_seed[baseline].mean())"),
     ("a notebook of other parameters counts as done", PIPELINE, 'facts.get("parameters") == parameters', "True"),
     ("a notebook of other code counts as done", PIPELINE, 'done.metadata.get("fmnist_utils") == _code_of(notebook)', "True"),

@@ -173,17 +173,17 @@ def test_command_again(swept, monkeypatch, capsys):
 def test_workers_and_threads(trivial, monkeypatch):
     """No more workers than runs are left; the threads of a run do not depend on how many are."""
     cluster, check = MagicMock(), Mock(side_effect=InterruptedError)
-    for name, value in (("CPU_COUNT", 8), ("check_workers", check), ("_cluster", cluster)):
+    for name, value in (("CPU_COUNT", 12), ("check_workers", check), ("_cluster", cluster)):
         monkeypatch.setattr(sweep, name, value)
     described = sweep.read_sweep(sweep_file(trivial, seeds=[1, 2, 3, 4]))
     done = trivial / "out" / next(iter(described[2]))
-    for options in ({"workers": 9}, {"workers": 2, "threads": 3}, {"workers": 4}, {"workers": 2, "scheduler": "there"}):
+    for options in ({"workers": 9}, {"workers": 2, "threads": 5}, {"workers": 4}, {"workers": 2, "scheduler": "there"}):
         with pytest.raises(InterruptedError):
             sweep.run_sweep(*described, "out", **options)
         done.mkdir(exist_ok=True)
         (done / runs.METRICS).touch()
     assert [call.args for call in cluster.call_args_list] == [(4, None), (2, None), (3, None), (2, "there")]
-    assert [call.args[1] for call in check.call_args_list] == [2, 3, 2, None]
+    assert [call.args[1] for call in check.call_args_list] == [3, 5, 3, None]
 
 
 HERE = sweep.worker_info()
