@@ -1,6 +1,5 @@
 """Comparing runs: a folder of runs as one frame, averages over seeds, and what two runs predict for the same images."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ BASE = "base"  # the configuration from which the others depart
 
 
 def read_runs(folder) -> pd.DataFrame:
-    """Read a folder of run folders, or of the two files that `export_runs` wrote, as one frame, a row per complete run.
+    """Read a folder of run folders, or of the two files of tools/export_runs.py, as one frame, a row per complete run.
 
     Indexed by the run's name: its parameters and metrics, cpu, threads, and configuration: in words, the parameters
     that are not at their most frequent value, seeds aside, or `BASE`; a parameter without one is always told. Of runs
@@ -124,21 +123,3 @@ def _predictions(folder, name, images):
         if images != "validation" or name not in arrays:
             raise runs.RunError(f"there are no {images} predictions of a run {name} in {exported}")
         return arrays["index"], arrays["label"], arrays[name]
-
-
-def export_runs(folder, target):
-    """Write the runs of `folder` as runs.csv and predictions.npz (validation) into `target`, to keep or to send."""
-    folder, target = Path(folder), Path(target)
-    table = read_runs(folder).drop(columns="configuration")
-    load_correctness(folder, table.index)  # refuses runs of different images
-    predictions = {name: _predictions(folder, name, "validation") for name in table.index}
-    index, label, _ = next(iter(predictions.values()))
-    target.mkdir(parents=True, exist_ok=True)
-    y_pred = {name: classes.astype(np.uint8) for name, (_, _, classes) in predictions.items()}
-    runs.write_npz(target / PREDICTIONS, index=index.astype(np.int32), label=label.astype(np.uint8), **y_pred)
-    with runs.atomic_write(target / TABLE) as temporary:
-        table.to_csv(temporary, encoding=runs.UTF8)
-
-
-if __name__ == "__main__":  # python -m fmnist_utils.comparison FOLDER TARGET
-    export_runs(*sys.argv[1:])

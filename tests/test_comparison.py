@@ -3,6 +3,7 @@
 import os
 from statistics import mean, stdev
 
+import export_runs  # tools/, see conftest.py
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,7 +146,7 @@ def test_correctness_test_images(tmp_path):
 def test_export(ablation, tmp_path):
     """The two files read like the folder."""
     target = tmp_path / "exported"
-    comparison.export_runs(ablation, target)
+    export_runs.export_runs(ablation, target)
     assert sorted(path.name for path in target.iterdir()) == [comparison.PREDICTIONS, comparison.TABLE]
     pd.testing.assert_frame_equal(comparison.read_runs(target), comparison.read_runs(ablation), check_dtype=False)
     both = [comparison.load_correctness(folder, ["r00", "r12"]) for folder in (target, ablation)]
