@@ -6,11 +6,11 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn", "fmnist-utils")
+VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn")
 TRAINING_MODULES = ("_tensorflow.py", "_training_copy.py", "augmentation.py", "data.py", "model.py", "training.py")
 
 
@@ -63,7 +63,7 @@ def environment() -> dict:
     within, beside = (int(number) if number.isdigit() else 0 for number in set_threads)
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in VERSIONS},
+        **{name: version(name) for name in VERSIONS},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -73,11 +73,6 @@ def environment() -> dict:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
-
-
-def _version(package):
-    with suppress(PackageNotFoundError):
-        return version(package)
 
 
 def _cpu():

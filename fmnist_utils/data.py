@@ -165,10 +165,8 @@ def _fetch(cache, scratch, get_file):
 
 def _unpack_debian_package(folder):
     """Let apt download Debian's package into `folder`, as any user may, and unpack it; return where its files are."""
-    run = partial(
-        subprocess.run, cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="replace",
-        timeout=TOTAL_SECONDS,
-    )  # fmt: skip
+    options = {"check": True, "capture_output": True, "encoding": "utf-8", "timeout": TOTAL_SECONDS}
+    run = partial(subprocess.run, cwd=folder, **options)
     apt = ["apt-get", "-oAPT::Sandbox::User=", f"-oAcquire::http::Timeout={STALL_SECONDS}", "-oAcquire::Retries=0"]
     try:
         run([*apt, "download", DEBIAN_PACKAGE])

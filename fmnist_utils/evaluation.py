@@ -79,16 +79,6 @@ def confusion_matrix(y: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return metrics.confusion_matrix(y, y_pred, labels=CLASSES)
 
 
-def most_confused(matrix: np.ndarray, count: int = 5) -> pd.DataFrame:
-    """Return the most frequent mistakes of a confusion matrix (10, 10), rows true: a row per mistake that happened."""
-    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
-    true, pred = np.nonzero(wrong)
-    names = {"true class": np.take(CLASS_NAMES, true), "predicted as": np.take(CLASS_NAMES, pred)}
-    images = wrong[true, pred]
-    frame = pd.DataFrame({**names, "images": images, "share of the class": images / matrix.sum(axis=1)[true]})
-    return frame.sort_values("images", ascending=False, kind="stable", ignore_index=True).head(count)
-
-
 def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Compare confidence with accuracy in bins of equal width; `y` (n,), `y_prob` (n, k).
 

@@ -30,10 +30,6 @@ def _augmentations(values):
     return len(set(map(str, values))) == len(values) and all(value in AUGMENTATIONS for value in values)
 
 
-def _anything(value):
-    return True
-
-
 # name: (type, test, what is allowed)
 PARAMETERS = {
     "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, and no path"),
@@ -47,14 +43,14 @@ PARAMETERS = {
     "learning_rate": (float, lambda v: 0 < v <= 1, "more than 0, at most 1"),
     "weight_decay": (float, _between(0, 1), "0 (none) to 1"),
     "schedule": (str, SCHEDULES.__contains__, "one of " + ", ".join(SCHEDULES)),
-    "early_stopping": (bool, _anything, "True or False"),
+    "early_stopping": (bool, {True, False}.__contains__, "True or False"),
     "patience": (int, _between(1, 10_000), "1 to 10000 epochs"),
     "filters": (list, _all_between(1, 2048), "a list of whole numbers, 1 to 2048, one per block"),
     "convs_per_block": (list, _all_between(1, 10), "a list of whole numbers, 1 to 10, one per block"),
     "kernel_size": (int, _between(1, 11), "1 to 11 pixels"),
     "dropout": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "dense_units": (int, _between(0, 8192), "0 (no hidden layer) to 8192"),
-    "batch_norm": (bool, _anything, "True or False"),
+    "batch_norm": (bool, {True, False}.__contains__, "True or False"),
     "downsampling": (str, DOWNSAMPLINGS.__contains__, "one of " + ", ".join(DOWNSAMPLINGS)),
     "pooling_head": (str, POOLING_HEADS.__contains__, "one of " + ", ".join(POOLING_HEADS)),
     "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
@@ -63,7 +59,7 @@ PARAMETERS = {
     "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),
     "photo_path": (str, bool, "a picture file; a relative path counts from the project's own folder"),
-    "baseline": (str, _anything, "a configuration such as 'dropout = 0', or '' for the base"),
+    "baseline": (str, str.isprintable, "a configuration such as 'dropout = 0', or '' for the base"),
     "run_a": (str, lambda v: v == "" or _name(v), "a run's name, or '' for the choice that the notebook makes"),
     "run_b": (str, lambda v: v == "" or _name(v), "a run's name, or '' for the choice that the notebook makes"),
     "compare_on": (str, ("validation", "test").__contains__, "validation or test"),

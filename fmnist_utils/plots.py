@@ -135,32 +135,6 @@ def plot_reliability_diagram(tables):
     return ax
 
 
-def plot_embedding(places, images, y, class_names, axis_names=("", "")):
-    """Show where images lie in two dimensions: a dot each, coloured by class, and the images themselves where they fit.
-
-    `places`: (n, 2); `images`: (n, 28, 28) or (n, 28, 28, 1); `y`: (n,) classes; `axis_names`: empty where they have no
-    meaning of their own.
-    """
-    ax = plt.subplots(figsize=(11, 8))[1]
-    colors = sns.color_palette("colorblind", len(class_names))  # ten that colour-blind readers tell apart best
-    for k, name in enumerate(class_names):
-        ax.scatter(*places[y == k].T, s=14, color=colors[k], marker="o^s"[k % 3], label=name)
-    span, side = np.ptp(places, axis=0), 0.05
-    shown = np.zeros((0, 2))
-    for place, image, k in zip(places, images, y, strict=True):
-        if (np.abs(shown - place) / span).max(axis=1).min(initial=1) > 1.2 * side:
-            shown = np.vstack([shown, place])
-            (left, low), (width, height) = place - side / 2 * span, side * span
-            box = (left, left + width, low, low + height)
-            ax.imshow(np.reshape(image, np.shape(image)[:2]), extent=box, zorder=2, aspect="auto")
-            frame = {"fill": False, "edgecolor": colors[k], "linewidth": 1.5, "zorder": 3}
-            ax.add_patch(plt.Rectangle((left, low), width, height, **frame))
-    (left, low), (right, high) = places.min(axis=0) - side * span, places.max(axis=0) + side * span
-    ax.set(xlim=(left, right), ylim=(low, high), xticks=[], yticks=[], xlabel=axis_names[0], ylabel=axis_names[1])
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
-    return ax
-
-
 def plot_intervals(frame, xlabel, baseline=None):
     """Draw a mean and its interval per row, the first row on top; grey where the interval includes the baseline.
 

@@ -205,7 +205,7 @@ def _copy_reference(folder):
 
 def read_history(run: Run) -> pd.DataFrame:
     """Return history.csv, a row per epoch, counted from 1: loss, accuracy, val_loss, val_accuracy and more."""
-    with _damage_told(run.folder / HISTORY) as path:
+    with damage_told(run.folder / HISTORY) as path:
         return pd.read_csv(path, index_col="epoch", encoding=UTF8)
 
 
@@ -214,25 +214,25 @@ def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.n
 
     Returns index (n,), positions among the training (or test) images; y (n,), true classes; y_prob (n, 10) float32.
     """
-    with _damage_told(run.folder / name) as path, np.load(path) as arrays:
+    with damage_told(run.folder / name) as path, np.load(path) as arrays:
         index = arrays["index"] if "index" in arrays else np.arange(len(arrays["label"]))
         return index, arrays["label"], arrays["probability"]
 
 
 def read_metrics(run: Run, name: str = METRICS) -> dict:
     """Return `METRICS`, `ENVIRONMENT`, or `TEST_METRICS` once notebook 04 has evaluated the run."""
-    with _damage_told(run.folder / name) as path:
+    with damage_told(run.folder / name) as path:
         return json.loads(path.read_text(encoding=UTF8))
 
 
 def read_yaml(path) -> dict:
     """Return the params.yaml of a run."""
-    with _damage_told(Path(path)):
+    with damage_told(Path(path)):
         return dict(yaml.safe_load(path.read_text(encoding=UTF8)))
 
 
 @contextmanager
-def _damage_told(path):
+def damage_told(path):
     """Turn whatever a missing, damaged or foreign file makes its reader raise into a RunError that names it."""
     try:
         yield path
@@ -241,8 +241,9 @@ def _damage_told(path):
             todo = "has not been evaluated yet: run 04_evaluation_and_visualization.ipynb on it."
         else:
             reason = " ".join(str(error).split())[:200]
-            todo = f"has a damaged {path.name} ({reason}). Delete the run's folder and train it again."
-        raise RunError(f"the run {path.parent.name!r} {todo}") from error
+            todo = f"has a damaged or foreign {path.name} ({reason}). Delete {path.parent} and train it again."
+        name = path.parents[path.parent.name == ".work"].name
+        raise RunError(f"the run {name!r} {todo}") from error
 
 
 @contextmanager

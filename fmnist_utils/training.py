@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from fmnist_utils._environment import code_hash
 from fmnist_utils._tensorflow import tf
 from fmnist_utils._training_copy import plain_copy, training_copy
-from fmnist_utils.runs import RunError, atomic_write
+from fmnist_utils.runs import atomic_write, damage_told
 
 __all__ = [
     "Checkpoint", "Progress", "learning_rate_schedule", "plain_copy", "steps_per_execution", "training_copy",
@@ -87,7 +86,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self.code = code_hash()
         self.path.parent.mkdir(exist_ok=True)  # `finish` takes it away, and a cell may be run again
         if self.path.exists():
-            with self._damage_told(), np.load(self.path, allow_pickle=False) as file:
+            with damage_told(self.path), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
                 if state["code"] == self.code:
                     self.state, self._arrays = state, dict(file)
@@ -105,7 +104,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         trained = [compiled["optimizer"], compiled["loss"], [weight.shape for weight in self.model.weights]]
         self.compiled = json.dumps(trained, sort_keys=True, default=str)
         if self._arrays:
-            with self._damage_told():
+            with damage_told(self.path):
                 self._restore()
             print(f"epochs 1 to {len(self.state['history']['loss'])} were trained earlier: it goes on from there")
 
@@ -163,15 +162,6 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.model.history.epoch = list(range(len(self.model.history.history["loss"])))  # an earlier training's too
-
-    @contextmanager
-    def _damage_told(self):
-        try:
-            yield
-        except Exception as error:  # whatever zip, NumPy, JSON or Keras raise
-            raise RunError(
-                f"the checkpoint {self.path} is damaged or another training's ({error}). Delete it to train afresh."
-            ) from error
 
 
 def training_summary(history, best_epoch: int, images: int, seed: int) -> dict:

@@ -43,18 +43,6 @@ def test_confusion_matrix_has_true_classes_in_rows():
     assert_array_equal(evaluation.confusion_matrix(Y, Y_PRED), wanted)
 
 
-def test_most_confused_in_order_of_frequency():
-    matrix = np.diag(np.arange(10, 20))
-    for place, images in {(6, 0): 15, (2, 4): 3, (9, 7): 20, (0, 6): 3}.items():
-        matrix[place] = images
-    frame = evaluation.most_confused(matrix, count=3)
-    assert list(frame.columns) == ["true class", "predicted as", "images", "share of the class"]
-    first, second, third = frame.to_numpy().tolist()
-    assert first == ["Ankle boot", "Sneaker", 20, 20 / 39] and second == ["Shirt", "T-shirt/top", 15, 15 / 31]
-    assert third == ["T-shirt/top", "Shirt", 3, 3 / 13]
-    assert len(evaluation.most_confused(matrix * np.eye(10, dtype=int))) == 0
-
-
 @pytest.mark.filterwarnings("error")
 def test_test_summary_of_float32_rows_that_do_not_add_up_to_1():
     random = np.random.default_rng(0)

@@ -22,7 +22,6 @@ CALIBRATION = {
     name: pd.DataFrame({"confidence": [0.35, 0.95], "accuracy": accuracy, "images": [100, 900]})
     for name, accuracy in {"before": [0.5, 0.99], "after": [0.3, 0.95]}.items()
 }
-PLACES = np.array([[0.0, 0], [0.001, 0], [1, 0], [0, 1], [1, 1]])
 Y, Y_PROB = np.array([0, 1, 2, 3, 4]), np.zeros((5, 10))
 Y_PROB[:, 7:] = [0.3, 0.2, 0.1]
 Y_PROB[0, 0] = Y_PROB[4, 4] = 0.4  # right
@@ -123,19 +122,6 @@ def test_reliability_diagram_has_accuracy_over_confidence():
     assert ax.get_xlabel().startswith("confidence") and ax.get_ylabel().startswith("accuracy")
     few, many = ax.collections[0].get_sizes()
     assert many == pytest.approx(9 * few), "a dot's area goes with its images"
-
-
-def test_embedding_shows_an_image_where_there_is_room():
-    ax = plots.plot_embedding(PLACES, IMAGES, Y, NAMES, ("first", "second"))
-    assert len(ax.images) == 4, "the second lies upon the first"
-    assert_allclose(ax.images[1].get_array(), IMAGES[2])
-    left, right, low, high = ax.images[1].get_extent()
-    assert_allclose([(left + right) / 2, (low + high) / 2], PLACES[2])
-    dots = {dots.get_label(): dots for dots in ax.collections}
-    assert_array_equal(dots["C"].get_offsets(), [PLACES[2]])
-    assert_allclose(dots["C"].get_facecolor()[0], ax.patches[1].get_edgecolor())
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == NAMES
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -202,9 +202,9 @@ def test_checkpoint_that_is_damaged_or_of_another_training(tmp_path):
     train(tmp_path, epochs=2)
     whole = (tmp_path / training.CHECKPOINT).read_bytes()
     for other in ({"width": 5}, {"rate": 0.02}):
-        with pytest.raises(RunError, match=r"another network, optimizer or loss.*Delete it to train afresh"):
+        with pytest.raises(RunError, match=r"another network, optimizer or loss.*Delete .* and train it again"):
             train(tmp_path, model=network(**other), epochs=2)
     for damaged in (whole[: len(whole) // 2], b"no archive", b""):
         (tmp_path / training.CHECKPOINT).write_bytes(damaged)
-        with pytest.raises(RunError, match=r"damaged or another training's.*Delete it to train afresh"):
+        with pytest.raises(RunError, match=r"damaged or foreign checkpoint\.npz.* and train it again"):
             train(tmp_path, epochs=2)
