@@ -27,7 +27,6 @@ DATA, MODEL, AUGMENTATION, COPY, TRAINING, EVALUATION, PLOTS, PHOTO, LESSON, RUN
 NOTEBOOK = {path.name[:2]: f"notebooks/{path.name}" for path in ROOT.glob("notebooks/[0-9][0-9]_*[a-z].ipynb")}
 
 MUTANTS = [
-    # ------------------------------------------------------------------------------------------------------- data
     ("two class names swapped", DATA, '"Pullover", "Dress"', '"Dress", "Pullover"'),
     ("scaling forgotten", DATA, '.astype("float32") / 255', '.astype("float32")'),
     ("scaling done twice", DATA, '.astype("float32") / 255', '.astype("float32") / 255 / 255'),
@@ -39,14 +38,7 @@ MUTANTS = [
     ("train_size ignored", DATA, "if train_size not in (0, len(train)):", "if False:"),
     ("a file's hash is not compared", DATA, ".hexdigest() == digest for", '.hexdigest() != "" for'),
     ("a fetched file's hash is not compared", DATA, "file_hash=digest, ", ""),
-    # ------------------------------------------------------------------------------------------------------ model
-    (
-        "softmax twice",
-        MODEL,
-        'outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)',
-        'x = layers.Dense(len(CLASS_NAMES), activation="softmax", name="first")(x)\n'
-        '    outputs = layers.Softmax(name="probabilities")(x)',
-    ),
+    ("softmax twice", MODEL, 'outputs = layers.Dense(len(CLASS_NAMES), activation="softmax", name="probabilities")(x)', 'x = layers.Dense(len(CLASS_NAMES), activation="softmax", name="first")(x)\n    outputs = layers.Softmax(name="probabilities")(x)'),
     ("batch norm never learns its averages", MODEL, "momentum=0.9, name=", "momentum=1.0, name="),
     ("batch norm left out", MODEL, "    if batch_norm:  #", "    if False:  #"),
     ("momentum left to the library's default", MODEL, "momentum=0.9, name=", "name="),
@@ -56,7 +48,6 @@ MUTANTS = [
     ("downsampling ignored", MODEL, '_one_of(POOLINGS, "downsampling", downsampling)', '_one_of(POOLINGS, "downsampling", "max")'),
     ("a stride in each convolution of a block", MODEL, 'if conv == 1 and downsampling == "stride"', 'if downsampling == "stride"'),
     ("a convolution's work counted once, not at each pixel", MODEL, "(layer.kernel.shape) * shape[0] * shape[1]", "(layer.kernel.shape)"),
-    # ----------------------------------------------------------------------------------------------- augmentation
     ("images mirrored upside down", AUGMENTATION, "x[:, :, ::-1]", "x[:, ::-1]"),
     ("flips ignored", AUGMENTATION, "alternating_flip(x, flip_mask),\n}", "x,\n}"),
     ("every image flipped in every other epoch alike", AUGMENTATION, "tf.gather(first_flips, index)", "tf.gather(first_flips, index) & False"),
@@ -77,7 +68,6 @@ MUTANTS = [
     ("labels of other images", AUGMENTATION, "return images, tf.gather(y, index)", "return images, tf.gather(y, index[::-1])"),
     ("a training that goes on sees the first epochs again", AUGMENTATION, "tf.data.Dataset.range(initial_epoch, epochs)", "tf.data.Dataset.range(0, epochs)"),
     ("the short rest of an epoch left out", AUGMENTATION, ".batch(batch_size).enumerate()", ".batch(batch_size, drop_remainder=True).enumerate()"),
-    # ---------------------------------------------------------------------------------------------- training copy
     ("only the first half's gradients", COPY, "[(first + second, weight) for", "[(first, weight) for"),
     ("the gradients of half of the batch's mean", COPY, "[(first + second, weight) for", "[((first + second) / 2, weight) for"),
     ("the middle image of an odd batch counts twice", COPY, "tf.fill([n % 2], 0.5)", "tf.fill([n % 2], 1.0)"),
@@ -97,7 +87,6 @@ MUTANTS = [
     ("precision ignored", COPY, "else precision\n", 'else "float32"\n'),
     ("bfloat16 where it is slower", COPY, '"avx512_bf16" in flags and "AuthenticAMD" in content', '"avx512_bf16" in flags'),
     ("a validation loss in training mode", COPY, "return self._report(x, y, *self._forward(x, y))", "return self._report(x, y, *self._forward(x, y, (tf.GradientTape(), tf.GradientTape())))"),
-    # --------------------------------------------------------------------------------------------------- training
     ("schedule ignored", TRAINING, 'if schedule == "constant":', "if True:"),
     ("the climb of the learning rate left out", TRAINING, "warmup_target=learning_rate, warmup_steps=warmup_steps", "warmup_target=None"),
     ("a go that reaches into the next epoch", TRAINING, "if steps_per_epoch % n == 0)", "if n <= steps_per_epoch)"),
@@ -120,7 +109,6 @@ MUTANTS = [
     ("images a second of one epoch only", TRAINING, "images * epochs / seconds", "images / seconds"),
     ("the training loss told as validation's", TRAINING, "{name} {logs[name]:.4f}", "{name} {logs[name.replace('val_', '')]:.4f}"),
     ("the bar forgets the epochs of an earlier training", TRAINING, "self.start = epoch * self.steps", "self.start = 0"),
-    # ------------------------------------------------------------------------------------------------- evaluation
     ("confusion matrix transposed", EVALUATION, "confusion_matrix(y, y_pred, labels", "confusion_matrix(y_pred, y, labels"),
     ("per-class rows in the wrong order", EVALUATION, "pd.Index(CLASS_NAMES, name", "pd.Index(sorted(CLASS_NAMES), name"),
     ("precision and recall swapped", EVALUATION, '("precision", "recall", "f1", "images"), scores', '("recall", "precision", "f1", "images"), scores'),
@@ -139,7 +127,6 @@ MUTANTS = [
     ("a photo's background is not turned to 0", PHOTO, "on_white else lifted, 0)", "on_white else lifted, lifted)"),
     ("a photo is not trimmed to the garment", PHOTO, "trimmed = removed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]", "trimmed = removed"),
     ("every guess is right", LESSON, 'digest(question, guess) == known["digest"]', "digest(question, guess)"),
-    # ------------------------------------------------------------------------------------------- runs, comparison
     ("a bad value is let through", "fmnist_utils/parameters.py", '"dropout": (float, lambda v: 0 <= v < 1,', '"dropout": (float, lambda v: True,'),
     ("a run is complete too early", RUNS, "(MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS)", "(METRICS, MODEL, HISTORY, VALIDATION, ENVIRONMENT)"),
     ("the oldest run is evaluated", RUNS, "max(known, key=known.get", "min(known, key=known.get"),
