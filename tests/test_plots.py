@@ -15,8 +15,7 @@ RANDOM = np.random.default_rng(0)
 NAMES = list("ABCDEFGHIJ")
 IMAGES = RANDOM.random((5, 28, 28))
 MATRIX = RANDOM.permutation(100).reshape(10, 10)
-COLUMNS = ["loss", "accuracy", "val_loss", "val_accuracy"]
-HISTORY = pd.DataFrame(RANDOM.random((4, 4)), pd.Index([1, 2, 3, 4], name="epoch"), COLUMNS)
+HISTORY = pd.DataFrame(RANDOM.random((4, 4)), [1, 2, 3, 4], ["loss", "accuracy", "val_loss", "val_accuracy"])
 BOARD = pd.DataFrame({"mean": [0.9, 0.7, 0.8], "low": [0.85, 0.6, np.nan], "high": [0.95, 0.75, np.nan]}, list("xyz"))
 CALIBRATION = {
     name: pd.DataFrame({"confidence": [0.35, 0.95], "accuracy": accuracy, "images": [100, 900]})
@@ -106,17 +105,15 @@ def test_intervals_coloured_by_their_side_of_the_baseline():
     bars, dots = ax.lines[0:6:2], ax.lines[1:6:2]
     assert [tuple(bar.get_xdata()) for bar in bars[:2]] == [(0.85, 0.95), (0.6, 0.75)]
     assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.9, 0), (0.7, 1), (0.8, 2)]
-    colours = [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR]  # without an interval nothing is told
-    assert [dot.get_color() for dot in dots] == colours
+    assert [dot.get_color() for dot in dots] == [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR]
     assert ax.get_ylim() == (2.5, -0.5) and labels(ax.yaxis) == list("xyz") and ax.get_xlabel() == "accuracy"
     assert not plots.plot_intervals(BOARD[:0], "accuracy", 0.8).get_yticklabels()
 
 
 def test_reliability_diagram_has_accuracy_over_confidence():
     ax = plots.plot_reliability_diagram(CALIBRATION)
-    diagonal, *lines = ax.lines
-    assert_allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
-    for line, (name, table) in zip(lines, CALIBRATION.items(), strict=True):
+    assert_allclose(ax.lines[0].get_xydata(), [[0, 0], [1, 1]])
+    for line, (name, table) in zip(ax.lines[1:], CALIBRATION.items(), strict=True):
         assert line.get_label() == name
         assert_allclose(line.get_xydata(), table[["confidence", "accuracy"]])
     assert ax.get_xlabel().startswith("confidence") and ax.get_ylabel().startswith("accuracy")
