@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from traitlets.config import Config
 
 from fmnist_utils import pipeline
 from fmnist_utils._tensorflow import tf
@@ -73,7 +74,7 @@ def folder(monkeypatch):
 @pytest.mark.parametrize("path", sorted(pipeline.FOLDER.glob("[0-9][0-9]_*[a-z].ipynb")), ids=lambda path: path.stem)
 def test_cells_run_twice_change_nothing(path, folder):
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    shell = InteractiveShell()
+    shell = InteractiveShell(config=Config(HistoryManager={"hist_file": ":memory:"}))
     left_out = loop_variables(code) | set(shell.user_ns)
     for cell in code:
         run(shell, cell)

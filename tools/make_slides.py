@@ -46,10 +46,16 @@ TARGET.mkdir(parents=True, exist_ok=True)
 if not (TARGET / "node_modules").is_dir() and subprocess.run(NPM, shell=True, cwd=TARGET).returncode:
     sys.exit("npm could not fetch reveal.js. It needs npm (Debian, Ubuntu: apt install npm) and a network, once.")
 for path in sorted((runs.ROOT / "notebooks").glob("[0-9][0-9]_*[a-z].ipynb")):
-    notebook, begun = nbformat.read(path, as_version=4), False
-    for cell in notebook.cells:
-        begun = begun or cell.source.startswith("## ")
-        cell.metadata.setdefault("slideshow", {"slide_type": slide_type(cell, begun)})
+    notebook, begun, cells = nbformat.read(path, as_version=4), False, []
+    for cell in notebook.cells:  # a heading within a cell, and what follows on a figure's words, begin a slide too
+        texts = re.split(r"\n\n(?=## )", cell.source) if cell.cell_type == "markdown" else [cell.source]
+        if texts[0].startswith("**In words.**"):
+            texts[:1] = texts[0].split("\n\n", 1)
+        for text in texts:
+            begun = begun or text.startswith("## ")
+            cells.append(nbformat.from_dict({**cell, "source": text, "id": f"slide-{len(cells)}"}))
+            cells[-1].metadata = {"slideshow": {"slide_type": slide_type(cells[-1], begun)}}
+    notebook.cells = cells
     page, _ = SlidesExporter(**SETTINGS).from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     page = re.sub(MERMAID, "", page, flags=re.DOTALL).replace("</head>", STYLE, 1)
     (TARGET / f"{path.stem}.slides.html").write_text(page, encoding="utf-8")
