@@ -2,8 +2,7 @@
 
 python benchmarks/sweep_throughput.py [SWEEP.yaml]     from the project's folder; results/sweep_throughput.json
 
-Overhead is a run's wall time beyond its training cell, one run at a time, with its share of the cluster's start. The
-training cell takes longer than the training steps, by the validation and the building of the network.
+Overhead is a run's wall time beyond its training cell, one run at a time, with its share of the cluster's start.
 """
 
 import json

@@ -12,7 +12,6 @@ from fmnist_utils import comparison, runs
 
 
 def export_runs(folder, target):
-    """Write the runs of `folder`, with the classes that they predict for the validation images, into `target`."""
     folder, target = Path(folder), Path(target)
     table = comparison.read_runs(folder).drop(columns="configuration")
     comparison.load_correctness(folder, table.index)  # refuses runs of different images

@@ -1,7 +1,6 @@
 """Make the book: build/book, a site of the notebooks as they are stored, the exercises, README and TEACHING.
 
-Nothing is executed, and the pages ask no network. REPOSITORY, in the environment, is the project's address on
-GitHub, to which the links lead that open a notebook on Binder; without it, git's `origin` is taken if it is there.
+Nothing is executed, and the pages ask no network. REPOSITORY: the address on GitHub, by default git's `origin`.
 """
 
 import os

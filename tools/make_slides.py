@@ -1,7 +1,6 @@
 """Make slides of the notebooks that open without a network: build/slides/NAME.slides.html.
 
-What the pages need (reveal.js, MathJax, jQuery, RequireJS) is fetched from npm once and laid beside them. A heading
-begins a slide, and each further text a slide below it, where a cell does not say its own slide type.
+What the pages need is fetched from npm once and laid beside them. A heading begins a slide, a further text one below.
 """
 
 import re

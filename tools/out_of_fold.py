@@ -1,8 +1,7 @@
 """Predict each training image by a network that never saw it: five trainings, each on four fifths, into lessons/.
 
-Writes lessons/out_of_fold.npz, for notebook 07: for each of the 60,000 training images, in their order, the
-probabilities (60000, 10) that its fold's network gave, in 1/255. Notebook 03 trains, with a fold in place of its split
-and without early stopping, so that the fold's own images choose nothing. About 6 minutes on 2 CPU cores.
+Writes lessons/out_of_fold.npz for notebook 07: the probabilities (60000, 10) in 1/255. Notebook 03 trains, a fold in place of
+its split and without early stopping, so that the fold's own images choose nothing.
 """
 
 import tempfile
