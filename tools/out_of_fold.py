@@ -1,7 +1,6 @@
 """Predict each training image by a network that never saw it: five trainings, each on four fifths, into lessons/.
 
-Writes lessons/out_of_fold.npz for notebook 07: the probabilities (60000, 10) in 1/255. Notebook 03 trains, a fold in place of
-its split and without early stopping, so that the fold's own images choose nothing.
+Writes lessons/out_of_fold.npz for notebook 07, (60000, 10) in 1/255. Notebook 03 trains, without early stopping.
 """
 
 import tempfile
