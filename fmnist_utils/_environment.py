@@ -15,10 +15,7 @@ TRAINING_MODULES = ("_tensorflow.py", "_training_copy.py", "augmentation.py", "d
 
 
 def code_hash(files=TRAINING_MODULES) -> str:
-    """Return a hash of the package's files of these names, by default of all that a training depends on.
-
-    Of Python it hashes the parsed code, so that a comment or a docstring changes nothing.
-    """
+    """Return a hash of these files, by default of all that trains; of Python without comments and docstrings."""
     return hashlib.sha256("\0".join(_code(PACKAGE / name) for name in sorted(files)).encode()).hexdigest()
 
 

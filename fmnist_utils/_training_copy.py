@@ -40,10 +40,7 @@ def plain_copy(model):
 
 
 def bfloat16_is_faster():
-    """Tell whether bfloat16 is faster than float32 here: with AMX, or an AMD processor with AVX512_BF16; no GPU.
-
-    On an Intel processor with AVX512_BF16 alone a step took 1.4 times as long (benchmarks/README.md).
-    """
+    """Tell if bfloat16 is fast here: by AMX, or AMD's AVX512_BF16 (Intel's alone is slower); not with a GPU."""
     try:
         content = CPUINFO.read_text(encoding="utf-8")
     except OSError:
@@ -64,10 +61,7 @@ def _clone(model, precision, batch_normalization):
 
 
 class _FusedBatchNormalization(BatchNormalization):
-    """Keras's batch normalisation of (n, h, w, c) or (n, c), by TensorFlow's fused kernel, called twice a step.
-
-    So the square root of `momentum` makes the moving averages as slow as Keras's.
-    """
+    """Keras's layer by TensorFlow's fused kernel; called twice a step, its averages use the root of `momentum`."""
 
     def call(self, inputs, training=None, mask=None):
         x = inputs[:, None, None, :] if len(inputs.shape) == 2 else inputs
@@ -88,10 +82,7 @@ class _FusedBatchNormalization(BatchNormalization):
 
 
 class _TwoHalvesModel(tf.keras.Model):
-    """A model whose steps compute two equal halves of a batch side by side.
-
-    In a batch of odd size both hold the middle image, with half its weight.
-    """
+    """Each step computes two halves of a batch side by side; both hold an odd batch's middle image, at half weight."""
 
     def train_step(self, data):
         x, y = data

@@ -10,11 +10,10 @@ ERASE_ASPECT = (0.3, 1 / 0.3)  # height / width
 
 
 def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=(), max_shift=1, seed=0):
-    """Make the batches of the epochs from `initial_epoch` to `epochs`, a tf.data.Dataset of (images, labels).
+    """Make the batches, (images, labels), of the epochs from `initial_epoch` to `epochs`, as a tf.data.Dataset.
 
-    `x`: (n, 28, 28, 1) float32 in [0, 1]; `y`: (n, …); `augment`: names from `AUGMENTATIONS`, applied in this order;
-    `max_shift`: pixels. Order and changes come from (seed, epoch, batch) alone, so a training that goes on after an
-    interruption sees what it would have seen. Raises ValueError for an unknown augmentation.
+    `x`: (n, 28, 28, 1) in [0, 1]; `augment`: names from `AUGMENTATIONS`, in this order, else ValueError. Order and
+    changes come from (seed, epoch, batch) alone, so an interrupted training sees what it would have seen.
     """
     if isinstance(augment, str) or set(augment) - set(AUGMENTATIONS):
         known = ", ".join(AUGMENTATIONS)
@@ -66,10 +65,9 @@ def random_translation(x, key, max_shift):
 
 
 def random_erasing(x, key):
-    """Replace a rectangle by random pixels, in half of the images (n, h, w, 1) in [0, 1].
+    """Put noise into a rectangle, 2 to 40 % of the area, of half of the images (Zhong et al. 2017, arXiv:1708.04896).
 
-    The rectangle takes 2 to 40 % of the area, its height 0.3 to 3.3 times its width (Zhong et al. 2017,
-    arXiv:1708.04896); one too long for the image is cut to its side, where the authors draw another.
+    One too long for the image is cut to its side, where the authors draw another.
     """
     n, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
     size_key, noise_key = tf.unstack(tf.random.experimental.stateless_split(key, 2))

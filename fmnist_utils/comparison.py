@@ -59,10 +59,7 @@ def varying_parameters(table: pd.DataFrame) -> list[str]:
 
 
 def t_confidence_interval(values) -> dict[str, float]:
-    """Return mean, std, and low and high of the mean's 95 % confidence interval by Student's t, for `values` (n,).
-
-    They are taken for independent and roughly normal, as accuracies of n seeds are; one alone has a mean, the rest nan.
-    """
+    """Return mean, std, and the mean's 95 % interval by Student's t, low and high; nan but the mean for one value."""
     values = pd.Series(values, dtype=float)
     mean, std, n = values.mean(), values.std(ddof=1), len(values)
     half = t.ppf(0.975, n - 1) * std / n**0.5
@@ -70,10 +67,7 @@ def t_confidence_interval(values) -> dict[str, float]:
 
 
 def leaderboard(table: pd.DataFrame, metric: str = "val_accuracy") -> pd.DataFrame:
-    """Rank the configurations by the mean of a metric over their seeds, the best first.
-
-    A row per configuration: runs, mean, std, low, high (see `t_confidence_interval`), seconds (median training).
-    """
+    """Rank configurations by a metric's mean over seeds: runs, mean, std, low, high, seconds (median training)."""
     rows = {
         name: {"runs": len(group), **t_confidence_interval(group[metric]), "seconds": group["train_seconds"].median()}
         for name, group in table.groupby("configuration")
@@ -100,10 +94,7 @@ def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_ac
 
 
 def load_correctness(folder, names: list[str], images: str = "validation") -> pd.DataFrame:
-    """Tell for each image (row) and run (column) of a folder as for `read_runs` whether the prediction was correct.
-
-    `images`: "validation", or "test" (after 04). Raises RunError: no such predictions, or runs of different images.
-    """
+    """Tell for each image (row) and run (column) if it was right; `images`: "validation", or "test" after 04."""
     predictions = {name: _predictions(Path(folder), name, images) for name in names}
     index = predictions[names[0]][0]
     if not all(np.array_equal(other, index) for other, _, _ in predictions.values()):

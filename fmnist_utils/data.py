@@ -56,10 +56,7 @@ def load_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 
 
 def scale(x: np.ndarray) -> np.ndarray:
-    """Scale pixels from 0–255 to [0, 1] and add the channel dimension: (n, 28, 28) uint8 to (n, 28, 28, 1) float32.
-
-    Raises ValueError for any other type or shape, so that images cannot be scaled twice.
-    """
+    """Scale (n, 28, 28) uint8 to [0, 1] with a channel, (n, 28, 28, 1) float32; ValueError if it is scaled already."""
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 3 or x.shape[1:] != IMAGE_SHAPE[:2]:
         raise ValueError(f"scale() takes images as loaded, (n, 28, 28) uint8; got {x.shape} {x.dtype}. Scaled already?")
@@ -67,10 +64,7 @@ def scale(x: np.ndarray) -> np.ndarray:
 
 
 def one_hot(y: np.ndarray) -> np.ndarray:
-    """Encode class numbers (n,), 0 to 9, as one-hot rows (n, 10) float32, by `tf.keras.utils.to_categorical`.
-
-    Raises ValueError for anything else, such as labels that are one-hot already.
-    """
+    """Encode classes (n,), 0 to 9, as rows (n, 10) float32 by Keras's `to_categorical`; ValueError for others."""
     from fmnist_utils._tensorflow import tf
 
     y = np.asarray(y)
@@ -82,10 +76,9 @@ def one_hot(y: np.ndarray) -> np.ndarray:
 def stratified_split(
     y: np.ndarray, fraction: float = 0.2, seed: int = 0, train_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a labelled set into a training and a validation part, keeping each class's share.
+    """Split a labelled set, `y` (n,) classes, into sorted positions of a training and a validation part, by class.
 
-    `y`: (n,) classes 0 to 9; `fraction`: the validation part's, 0 < fraction < 1; `train_size`: so many of the training
-    part are kept, stratified too (0: all). Returns the sorted positions of both. Raises ValueError for an empty class.
+    `fraction`: the validation part's; `train_size`: so many of the other are kept (0: all). ValueError if one is empty.
     """
     train, valid = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
     if train_size not in (0, len(train)):

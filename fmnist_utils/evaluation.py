@@ -19,10 +19,7 @@ class ModelFileError(RuntimeError):
 
 
 def load_model(path):
-    """Load the model.keras of a run, ready for `evaluate`; nothing in the file is executed (Keras's safe_mode).
-
-    Raises ModelFileError: it is missing, damaged, or no classifier of (n, 28, 28, 1) images into 10 classes.
-    """
+    """Load a run's model.keras for `evaluate`; ModelFileError unless it maps (n, 28, 28, 1) images to 10 classes."""
     try:
         with capture_stderr():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
@@ -42,18 +39,12 @@ def predict(model, x: np.ndarray) -> np.ndarray:
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval (low, high) of a proportion, `correct` out of `n` (1927, doi:10.2307/2276774).
-
-    It covers that only n images were drawn, not how training varies from seed to seed.
-    """
+    """Return the 95 % Wilson interval (low, high) of `correct` out of `n` drawn images (doi:10.2307/2276774)."""
     return tuple(map(float, binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")))
 
 
 def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
-    """Summarise predictions of test images, `y` (n,) and `y_prob` (n, 10), for a run's test_metrics.json.
-
-    JSON values: test_accuracy with its Wilson interval, test_loss, and precision, recall and F1 per class.
-    """
+    """Summarise predictions, `y` (n,) and `y_prob` (n, 10), as JSON values for a run's test_metrics.json."""
     y_pred = y_prob.argmax(axis=1)
     low, high = wilson_interval((y_pred == y).sum(), len(y))
     exact = y_prob.astype("float64")  # float32 rows add up to 1 only within rounding, and scikit-learn warns
@@ -104,10 +95,7 @@ def apply_temperature(y_prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
-    """Find the temperature, 0.05 to 20, of the lowest cross-entropy (Guo et al. 2017, arXiv:1706.04599).
-
-    `y` (n,) and `y_prob` (n, k) of images that were not trained on.
-    """
+    """Find the temperature, 0.05 to 20, of lowest cross-entropy on images not trained on (Guo, arXiv:1706.04599)."""
 
     def loss(logarithm):
         return metrics.log_loss(y, apply_temperature(y_prob, np.exp(logarithm)), labels=range(y_prob.shape[1]))

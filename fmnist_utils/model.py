@@ -22,12 +22,10 @@ def build_model(
     pooling_head="average",
     downsampling="max",
 ):
-    """Build the convolutional network, uncompiled; each argument is a part that can be changed or taken away.
+    """Build the convolutional network, uncompiled: (n, 28, 28, 1) in [0, 1] in, (n, 10) probabilities out.
 
-    (n, 28, 28, 1) float32 in [0, 1] in, (n, 10) probabilities out. Pooling comes right after a block's first
-    convolution, so that the rest works on a quarter of the pixels (Jordan 2024, arXiv:2404.00498); dropout drops whole
-    feature maps (Tompson et al. 2015, arXiv:1411.4280). Raises ValueError for unequal lists, an unknown pooling_head or
-    downsampling.
+    Pooling comes right after a block's first convolution, so that the rest has a quarter of the work (Jordan 2024,
+    arXiv:2404.00498); dropout drops whole maps (Tompson et al. 2015, arXiv:1411.4280). ValueError for a bad part.
     """
     if len(filters) != len(convs_per_block):
         raise ValueError(f"filters = {filters}, convs_per_block = {convs_per_block}: allowed are equal lengths")
@@ -64,10 +62,7 @@ def _one_of(kinds, argument, value):
 
 
 def layer_costs(model) -> pd.DataFrame:
-    """Return a row per layer with weights or pooling: output (shape), parameters, and multiply_adds for one image.
-
-    A convolution multiplies each of its weights once per output pixel, a dense layer each once; the rest counts 0.
-    """
+    """Return output, parameters, multiply_adds for one image (of convolutions and dense layers), a row per layer."""
     rows = []
     for layer in model.layers:
         shape = tuple(layer.output.shape[1:])

@@ -67,11 +67,7 @@ PARAMETERS = {
 
 
 def check_parameters(values) -> dict:
-    """Check notebook parameters: a parameter file's content or a notebook's `globals()`.
-
-    Returns the parameters among `values`; a whole number serves where a float is wanted. Raises ValueError, which names
-    the parameter, the value and what is allowed.
-    """
+    """Return the parameters among `values`, a file's or `globals()`, checked; ValueError says what is allowed."""
     params = {}
     for name in [name for name in values if name in PARAMETERS]:
         kind, test, allowed = PARAMETERS[name]

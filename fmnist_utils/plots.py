@@ -24,11 +24,10 @@ def use_style():
 
 
 def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, diverging=False, shared=True):
-    """Show small images in rows; returns the array of Axes.
+    """Show small images, (n, h, w[, 1]) or of any sizes, in rows; returns the array of Axes.
 
-    `images`: (n, h, w) or (n, h, w, 1), any numeric type, or n images of any sizes; `size`: inches an image;
-    `diverging`: 0 is white, negative orange, positive purple, else 0 is white and the highest value black; `shared`:
-    one colour scale for all images, or each its own.
+    `size`: inches an image; `diverging`: 0 white, negative orange, positive purple, else 0 white and the highest value
+    black; `shared`: one colour scale for all images, or each its own.
     """
     images = [np.reshape(image, np.shape(image)[:2]).astype(float) for image in images]
     lowest, highest = min(image.min() for image in images), max(np.abs(image).max() for image in images)
@@ -58,10 +57,7 @@ def _bare(axs):
 
 
 def plot_learning_curves(history, best_epoch=None):
-    """Draw loss and accuracy, training and validation, and mark the epoch that was kept; returns the two Axes.
-
-    `history`: frame indexed by epoch (1, 2, …) with loss, accuracy, val_loss, val_accuracy.
-    """
+    """Draw loss and accuracy, training and validation, over a history's epochs, and mark the kept one; two Axes."""
     axs = plt.subplots(1, 2, figsize=(11, 4))[1]
     for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
         ax.plot(history.index, history[name], "o-", label="training")
@@ -89,10 +85,7 @@ def plot_confusion_matrix(matrix, class_names):
 
 
 def plot_predictions(images, y, y_prob, class_names, columns=4):
-    """Show images, each beside its three highest probabilities: blue the true class, orange a wrong first choice.
-
-    `images`: (n, 28, 28) or (n, 28, 28, 1); `y`: (n,) true classes; `y_prob`: (n, k). Returns the array of Axes.
-    """
+    """Show images, (n, 28, 28[, 1]), beside three probabilities: blue is the true class, orange a wrong choice."""
     rows = math.ceil(len(images) / columns)
     options = {"figsize": (3.1 * columns, 1.6 * rows), "width_ratios": [1, 1.1] * columns, "squeeze": False}
     axs = plt.subplots(rows, 2 * columns, **options)[1]
@@ -111,10 +104,9 @@ def plot_predictions(images, y, y_prob, class_names, columns=4):
 
 
 def plot_reliability_diagram(tables):
-    """Draw accuracy over confidence; on the diagonal, predictions of 80 % confidence are correct in 80 % of the cases.
+    """Draw accuracy over confidence of two {label: frame, a row per bin: confidence, accuracy, images}.
 
-    `tables`: two of {label: frame, a row per bin, with confidence, accuracy and images}; the area of a mark is
-    proportional to its images, and a second key shows three sizes.
+    On the diagonal confidence is right; the area of a mark is proportional to its images.
     """
     ax = plt.subplots(figsize=(8, 5.2))[1]
     ax.plot([0, 1], [0, 1], **REFERENCE_LINE, label="perfectly calibrated")
@@ -136,10 +128,7 @@ def plot_reliability_diagram(tables):
 
 
 def plot_intervals(frame, xlabel, baseline=None):
-    """Draw a mean and its interval per row, the first row on top; grey where the interval includes the baseline.
-
-    `frame`: a row per configuration, with mean, low and high, which may be nan; `baseline`: a line to compare with.
-    """
+    """Draw mean, low and high (or nan) per row, the first on top; grey where the interval includes the baseline."""
     ax = plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
     for place, row in enumerate(frame.itertuples()):
         color = CORRECT_COLOR

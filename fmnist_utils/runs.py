@@ -210,10 +210,7 @@ def read_history(run: Run) -> pd.DataFrame:
 
 
 def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read what a complete run predicted; `name`: `VALIDATION`, or `TEST` once notebook 04 has evaluated the run.
-
-    Returns index (n,), positions among the training (or test) images; y (n,), true classes; y_prob (n, 10) float32.
-    """
+    """Return index, class (n,) and probability (n, 10) of the `VALIDATION` images, or of `TEST` once 04 has run."""
     with damage_told(run.folder / name) as path, np.load(path) as arrays:
         index = arrays["index"] if "index" in arrays else np.arange(len(arrays["label"]))
         return index, arrays["label"], arrays["probability"]

@@ -72,11 +72,9 @@ class Progress(tf.keras.callbacks.Callback):
 class Checkpoint(tf.keras.callbacks.Callback):
     """Keep each finished epoch in one file of `folder`, so that an interrupted `fit` goes on bit for bit.
 
-    The file has weights, optimizer, history and the state of `early_stopping`, which stands before this one in
-    `callbacks`. Dropout's random numbers come from (`seed`, epoch). Keras's `History` gets learning_rate, and seconds
-    (of training, without validation). An epoch whose loss is not a number ends the training; the weights of the epoch
-    before come back. A file of other code is dropped. Raises RunError for one that is damaged or another training's,
-    ValueError without the metric "accuracy" or validation_data.
+    It stands after `early_stopping` in `callbacks`, seeds dropout by (`seed`, epoch), and adds learning_rate and
+    seconds to the history. A loss that is not a number ends the training with the weights before. A file of other code
+    is dropped; RunError for a damaged or another training's, ValueError without accuracy or validation.
     """
 
     def __init__(self, folder, early_stopping, seed=0):
@@ -165,11 +163,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
 
 def training_summary(history, best_epoch: int, images: int, seed: int) -> dict:
-    """Summarise a training for a run's metrics.json: what the kept epoch reached, and what the training cost.
-
-    `history`: what `fit` returned, with the columns of `Checkpoint`; `best_epoch`: counted from 1; `images`: in an
-    epoch. Seconds are of training alone, without validation; the first epoch's have the building of the graph in them.
-    """
+    """Summarise `fit`'s history for metrics.json: `best_epoch` from 1, `images` per epoch, seconds of training."""
     columns, epochs = history.history, len(history.history["loss"])
     seconds = sum(columns["seconds"])
     return {
