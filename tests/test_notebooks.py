@@ -110,6 +110,7 @@ def test_training_uses_each_parameter_where_it_trains_and_seeds_before_it_builds
     for keyword in given:
         used = {node.id for node in ast.walk(keyword.value) if isinstance(node, ast.Name)}
         assert used == {keyword.arg}, f"pass {keyword.arg} on, not {ast.unparse(keyword.value)}"
+    assert "validation_data=(x_valid, y_valid)" in cells["train-fit"].source, "no output of the training is compared"
     stop = ast.unparse(ast.parse(cells["open-run"].source))
     assert "EarlyStopping('val_loss'" in stop and "restore_best_weights=early_stopping" in stop
     assert "plots.plot_learning_curves(curves, best_epoch)" in cells["curves"].source, "its figure is not compared"
