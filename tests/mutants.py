@@ -181,7 +181,7 @@ MUTANTS = [
     ("a stale stored output", NOTEBOOK["01"], "48,000 images train, 12,000 validate", "47,000 images train, 13,000 validate"),
     ("an execution count cleared", NOTEBOOK["01"], '"execution_count": 5,\n   "id"', '"execution_count": null,\n   "id"'),
     ("the parameters tag dropped", NOTEBOOK["02"], '     "parameters"\n', '     "parameter"\n'),
-    ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {', '   "id": "evaluate",\n   "metadata": {\n    "tags": ["nbval-ignore-output"],'),
+    ("a cell's output is no longer compared", NOTEBOOK["04"], '   "id": "evaluate",\n   "metadata": {}', '   "id": "evaluate",\n   "metadata": {"tags": ["nbval-ignore-output"]}'),
     ("params/quick.yaml differs from the defaults", "params/quick.yaml", "run_name: quick", "run_name: quick\nlearning_rate: 0.1"),
 ]  # fmt: skip
 
