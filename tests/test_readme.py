@@ -4,6 +4,7 @@ import json
 import re
 from importlib.util import find_spec
 
+import pandas as pd
 import pytest
 
 from fmnist_utils import pipeline, sweep
@@ -57,3 +58,11 @@ def test_results_are_those_of_the_files():
     reference = json.loads((ROOT / "reference/test_metrics.json").read_text(encoding="utf-8"))
     accuracy, low, high = (f"{100 * reference[f'test_accuracy{end}']:.2f}" for end in ("", "_low", "_high"))
     assert f"accuracy {accuracy}%, 95 % interval {low}% to {high}%" in README and f"has {accuracy} %" in README
+
+
+def test_photographs_are_counted_per_run():
+    right = pd.read_csv(RESULTS / "photos.csv").groupby("model")["right"].mean().mul(100).map("{:.0f} %".format)
+    shipped, record = right["reference"], right["record-0"]
+    assert f"recognised {shipped}, a run of `params/record.yaml` {record}" in README
+    evaluation = (ROOT / "notebooks" / "04_evaluation_and_visualization.ipynb").read_text(encoding="utf-8")
+    assert f"taken at home only {shipped} were" in evaluation
