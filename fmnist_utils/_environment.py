@@ -1,27 +1,105 @@
 """What a result depends on besides its parameters: versions, hardware, threads, the commit, and a hash of the code."""
 
 import ast
+import dis
 import hashlib
 import os
 import platform
+import re
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 PACKAGE = Path(__file__).resolve().parent
 VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn")
 TRAINING_MODULES = ("_tensorflow.py", "_training_copy.py", "augmentation.py", "data.py", "model.py", "training.py")
+ALL_MODULES = [path.name for path in PACKAGE.iterdir() if path.suffix]
+NOTEBOOK_MODULES = set(ALL_MODULES) - {"pipeline.py", "sweep.py"}
 
 
-def code_hash(files=TRAINING_MODULES) -> str:
-    """Return a hash of these files, by default of all that trains; of Python without comments and docstrings."""
-    return hashlib.sha256("\0".join(_code(PACKAGE / name) for name in sorted(files)).encode()).hexdigest()
+def code_hash(files=TRAINING_MODULES, cells=None) -> str:
+    """Return a hash of these files, by default of all that trains, and of the cells that the last of `cells` rests on.
+
+    By default the running notebook's, last the one that calls. Comments, docstrings and parameters do not count.
+    """
+    cells = getattr(sys.modules["__main__"], "In", ()) if cells is None else cells
+    texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in sorted(files)}
+    code = [plain_code(text) if name.endswith(".py") else text for name, text in texts.items()]
+    return hashlib.sha256("\0".join([*code, *_code_behind(cells)]).encode()).hexdigest()
 
 
-def _code(path):
-    text = path.read_text(encoding="utf-8")
-    return text if path.suffix != ".py" else repr(_plain(ast.parse(text)))
+def plain_code(source: str) -> str:
+    """Return Python code without comments and docstrings in a form that compares, IPython's commands too."""
+    return repr(_plain(_parse(source)))
+
+
+def _parse(source):
+    with suppress(SyntaxError):  # such a cell never ran
+        return ast.parse(TransformerManager().transform_cell(source))  # of %pip install
+    return ast.parse("")
+
+
+def declared_parameters(cells) -> tuple[list[str], list[str]]:
+    """Return the names in the cell of lines `name: type = literal`, as run last, and those that papermill gave it."""
+    declared, given = [], []
+    for cell in cells:
+        names = _parameters_of(cell)
+        if cell.startswith("# Parameters"):
+            given = names
+        elif set(names) & set(declared) or len(names) > len(declared):  # not a line of that form elsewhere
+            declared, given = names, []
+    return declared, given
+
+
+def _parameters_of(cell):
+    """Return the names in a cell of parameters, the notebook's own or papermill's; none for any other cell."""
+    with suppress(SyntaxError, ValueError, AttributeError):
+        values = {ast.unparse(line): ast.literal_eval(line.value) for line in ast.parse(cell).body}
+        if cell.startswith("# Parameters") or any(re.match(r"\w+:", line) for line in values):
+            return [re.match(r"\w+", line)[0] for line in values]
+    return []
+
+
+def _code_behind(cells):
+    """Return the code of the last cell, and of those that gave the names in it their present values, sorted."""
+    declared, given = declared_parameters(cells)
+    trees = [_parse(cell) for cell in cells if cell and not {*_parameters_of(cell)} & {*declared, *given}]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {name.asname or name.name.partition(".")[0] for node in imports for name in node.names}
+    found, needed = set(), set()
+    for tree in reversed(trees):
+        made, used = _names(tree)
+        if not found or needed & (made | _changed(tree) - modules):
+            found.add(repr(_plain(tree)))
+            needed = needed - made | used
+    return sorted(found)
+
+
+def _names(tree):
+    """Return the names that a cell gives values to, and those that it uses before it does so."""
+    given, used, codes = set(), set(), [compile(tree, "cell", "exec")]
+    for code in codes:
+        for step in dis.get_instructions(code):
+            if step.opname == "STORE_NAME":
+                given.add(step.argval)
+            elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL") and step.argval not in given:
+                used.add(step.argval)
+            elif hasattr(step.argval, "co_code"):  # a function's: the loop comes to it later
+                codes.append(step.argval)
+    return given, used
+
+
+def _changed(tree):
+    """Return the names whose values a cell may change in place: a[0] = 1, a.b += 1, a.sort(), random.shuffle(a)."""
+    places = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    for line in tree.body:
+        if isinstance(getattr(line, "value", None), ast.Call) and isinstance(line.value.func, ast.Attribute):
+            places += [line.value.func, *(word for word in line.value.args if isinstance(word, ast.Name))]
+    return {node.id for place in places for node in ast.walk(place) if isinstance(node, ast.Name)}
 
 
 def _plain(node):
@@ -34,11 +112,6 @@ def _plain(node):
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
         fields["body"] = node.body[1:]
     return [type(node).__name__, *((name, _plain(value)) for name, value in fields.items() if value not in (None, []))]
-
-
-def all_files() -> list[str]:
-    """Return the names of the package's files: modules, the style of figures, the questions."""
-    return [path.name for path in PACKAGE.iterdir() if path.suffix in (".py", ".mplstyle", ".yaml")]
 
 
 def cores() -> int:

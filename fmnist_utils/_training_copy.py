@@ -5,8 +5,9 @@ kernel; and each batch as two halves side by side, since one operation seldom ke
 halves, so that the arithmetic is the same everywhere. With a GPU the step is Keras's own, in float32.
 """
 
+import os
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from fmnist_utils._tensorflow import tf
@@ -40,14 +41,14 @@ def plain_copy(model):
 
 
 def bfloat16_is_faster():
-    """Tell if bfloat16 is fast here: by AMX, or AMD's AVX512_BF16 (Intel's alone is slower); not with a GPU."""
-    try:
+    """Tell if bfloat16 is fast here: by AMX, or AMD's AVX512_BF16 (Intel's is slower), unless oneDNN may not use it."""
+    with suppress(OSError):
         content = CPUINFO.read_text(encoding="utf-8")
-    except OSError:
-        return False
-    flags = set("".join(re.findall(r"^flags\s*:(.*)$", content, re.MULTILINE)[:1]).split())
-    fast = "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in content)
-    return fast and not tf.config.list_physical_devices("GPU")
+        flags = set("".join(re.findall(r"^flags\s*:(.*)$", content, re.MULTILINE)[:1]).split())
+        fast = "amx_bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in content)
+        free = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL") == "ALL" and os.environ["TF_ENABLE_ONEDNN_OPTS"] != "0"
+        return fast and free and not tf.config.list_physical_devices("GPU")
+    return False
 
 
 def _clone(model, precision, batch_normalization):

@@ -13,7 +13,8 @@ def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=()
     """Make the batches, (images, labels), of the epochs from `initial_epoch` to `epochs`, as a tf.data.Dataset.
 
     `x`: (n, 28, 28, 1) in [0, 1]; `augment`: names from `AUGMENTATIONS`, in this order, else ValueError. Order and
-    changes come from (seed, epoch, batch) alone, so an interrupted training sees what it would have seen.
+    changes come from (seed, epoch, batch) alone, so an interrupted training sees what it would have seen. "flip"
+    mirrors each image in every other epoch (Jordan 2024, arXiv:2404.00498).
     """
     if isinstance(augment, str) or set(augment) - set(AUGMENTATIONS):
         known = ", ".join(AUGMENTATIONS)
@@ -50,11 +51,6 @@ def augment_batch(x, augment, flip_mask, key, max_shift=1):
     return x
 
 
-def alternating_flip(x, flip_mask):
-    """Mirror the images of `flip_mask` left to right, each in every other epoch (Jordan 2024, arXiv:2404.00498)."""
-    return tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x)
-
-
 def random_translation(x, key, max_shift):
     """Move each image (n, h, w, 1) by −max_shift to max_shift pixels down and right; zeros come in."""
     n, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
@@ -88,5 +84,5 @@ def random_erasing(x, key):
 AUGMENTATIONS = {  # a new one comes last: each name has its own random numbers, by its place
     "shift": lambda x, key, flip_mask, max_shift: random_translation(x, key, max_shift),
     "erase": lambda x, key, flip_mask, max_shift: random_erasing(x, key),
-    "flip": lambda x, key, flip_mask, max_shift: alternating_flip(x, flip_mask),
+    "flip": lambda x, key, flip_mask, max_shift: tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x),
 }

@@ -7,29 +7,31 @@ import pandas as pd
 from scipy.stats import t
 
 from fmnist_utils import runs
-from fmnist_utils.parameters import PARAMETERS
 
-TABLE, PREDICTIONS = "runs.csv", "predictions.npz"  # a folder of runs, exported as two small files
 BASE = "base"  # the configuration from which the others depart
 
 
 def read_runs(folder) -> pd.DataFrame:
-    """Read a folder of run folders, or of the two files of tools/export_runs.py, as one frame, a row per complete run.
+    """Read a folder of run folders as one frame, a row per complete run, indexed by the run's name.
 
-    Indexed by the run's name: its parameters and metrics, cpu, threads, and configuration: in words, the parameters
-    that are not at their most frequent value, seeds aside, or `BASE`; a parameter without one is always told. Of runs
-    with the same parameters and seed the newest counts. Raises RunError where there is none.
+    Left of `configuration` are the parameters, and `code`, by which a run was trained; right of it metrics, cpu and
+    threads. `configuration`, in words: the parameters that are not at their most frequent value, `seed` aside, or
+    `BASE`; one without such a value is always told. Of runs with the same parameters, seed and code the newest counts;
+    a damaged one is left out and named. Raises RunError where there is none.
     """
-    if Path(folder, TABLE).is_file():
-        table = pd.read_csv(Path(folder, TABLE), dtype={"run": str}, index_col="run", encoding=runs.UTF8)
-    else:
-        newest_last = sorted(Path(folder).glob(f"[!.]*/{runs.METRICS}"), key=lambda path: path.stat().st_mtime)
-        rows = {path.parent.name: _row(path.parent) for path in newest_last}
-        if not rows:
-            raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
-        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-        parameters = [name for name in table if name in PARAMETERS and name != "run_name"]
-        table = table.drop_duplicates(parameters, keep="last").sort_index()
+    rows, names = {}, {}
+    for path in sorted((path.parent for path in Path(folder).glob(f"[!.]*/{runs.METRICS}")), key=runs.finished):
+        try:
+            rows[path.name], parameters = _row(path)
+            names |= parameters
+        except runs.RunError as error:
+            print(f"left out: {error}")
+    if not rows:
+        raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
+    rows = {name: {**dict.fromkeys(names, "unset"), **row} for name, row in rows.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    table = table.drop_duplicates([name for name in names if name != "run_name"], keep="last").sort_index()
+    table.insert(len(names), "configuration", BASE)
     varying = varying_parameters(table)
     modes = {name: table[name].mode() for name in varying}
     configurations = [
@@ -40,10 +42,14 @@ def read_runs(folder) -> pd.DataFrame:
 
 
 def _row(folder):
+    """Return a run's row, and the part of it that tells it from others."""
     run = runs.Run(folder, runs.read_yaml(folder / runs.PARAMS))
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
-    params = {name: _format(value) if isinstance(value, list) else value for name, value in run.params.items()}
-    return {**params, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}
+    if (folder / runs.VALIDATION).exists():  # a notebook of one's own need not write it
+        runs.read_predictions(run)
+    told = {name: _format(value) if isinstance(value, list | dict) else value for name, value in run.params.items()}
+    told["code"] = str(machine.get("code_hash", "unknown"))[:8]
+    return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 
 
 def _format(value):
@@ -54,7 +60,7 @@ def _format(value):
 
 def varying_parameters(table: pd.DataFrame) -> list[str]:
     """Return the parameters that differ between the runs of `table`; run_name and seed do not count."""
-    names = [name for name in table if name in PARAMETERS and name not in ("run_name", "seed")]
+    names = table.columns[: table.columns.get_loc("configuration")].difference(["run_name", "seed"], sort=False)
     return [name for name in names if len(table[name].unique()) > 1]
 
 
@@ -95,22 +101,11 @@ def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_ac
 
 def load_correctness(folder, names: list[str], images: str = "validation") -> pd.DataFrame:
     """Tell for each image (row) and run (column) if it was right; `images`: "validation", or "test" after 04."""
-    predictions = {name: _predictions(Path(folder), name, images) for name in names}
+    file = {"validation": runs.VALIDATION, "test": runs.TEST}[images]
+    predictions = {name: runs.read_predictions(runs.Run(Path(folder, name), {}), file) for name in names}
     index = predictions[names[0]][0]
     if not all(np.array_equal(other, index) for other, _, _ in predictions.values()):
         told = "were evaluated on different images: compare runs of one split_seed and one validation_fraction."
         raise runs.RunError(f"the runs {', '.join(names)} {told}")
-    correct = {name: y_pred == label for name, (_, label, y_pred) in predictions.items()}
+    correct = {name: y_prob.argmax(axis=1) == label for name, (_, label, y_prob) in predictions.items()}
     return pd.DataFrame(correct, index=pd.Index(index, name="image"))
-
-
-def _predictions(folder, name, images):
-    """Return image numbers, true classes and predicted classes of one run, (n,) each."""
-    exported, of_images = folder / PREDICTIONS, {"validation": runs.VALIDATION, "test": runs.TEST}
-    if not exported.is_file():
-        index, label, y_prob = runs.read_predictions(runs.Run(folder / name, {}), of_images[images])
-        return index, label, y_prob.argmax(axis=1)
-    with np.load(exported) as arrays:
-        if images != "validation" or name not in arrays:
-            raise runs.RunError(f"there are no {images} predictions of a run {name} in {exported}")
-        return arrays["index"], arrays["label"], arrays[name]

@@ -2,24 +2,15 @@
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics
 
 from fmnist_utils._tensorflow import capture_stderr, tf
 from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
 
-CLASSES = range(len(CLASS_NAMES))
-SMALLEST_PROBABILITY = 1e-12  # in place of 0, whose logarithm is no number
-
-
-class ModelFileError(RuntimeError):
-    """A model file cannot be used; the message says why and what to do."""
-
 
 def load_model(path):
-    """Load a run's model.keras for `evaluate`; ModelFileError unless it maps (n, 28, 28, 1) images to 10 classes."""
+    """Load a run's model.keras for `evaluate`; RuntimeError unless it maps (n, 28, 28, 1) images to 10 classes."""
     try:
         with capture_stderr():
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
@@ -28,14 +19,17 @@ def load_model(path):
             raise ValueError(f"it maps {shapes[0]} to {shapes[1]}; wanted is (None, 28, 28, 1) to (None, 10)")
     except Exception as error:  # whatever a missing, broken or foreign file makes Keras, zip or HDF5 raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ModelFileError(f"cannot use {path} ({reason}). Delete the run's folder, then train it by 03.") from error
+        raise RuntimeError(f"cannot use {path} ({reason}). Delete the run's folder, then train it by 03.") from error
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 def predict(model, x: np.ndarray) -> np.ndarray:
-    """Return the model's probabilities, (n, 10) float32, for x: (n, 28, 28, 1) float32 in [0, 1]."""
-    return model.predict(x, batch_size=1000, verbose=0)
+    """Return the model's probabilities, (n, 10) float32, for x: (n, 28, 28, 1) in [0, 1]; ValueError for logits."""
+    y_prob = model.predict(x, batch_size=1000, verbose=0)
+    if not np.allclose(y_prob.sum(axis=1), 1, atol=0.01):
+        raise ValueError("the network gives no probabilities, rows that add up to 1: let softmax be its last layer")
+    return y_prob
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -47,12 +41,10 @@ def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
     """Summarise predictions, `y` (n,) and `y_prob` (n, 10), as JSON values for a run's test_metrics.json."""
     y_pred = y_prob.argmax(axis=1)
     low, high = wilson_interval((y_pred == y).sum(), len(y))
-    exact = y_prob.astype("float64")  # float32 rows add up to 1 only within rounding, and scikit-learn warns
     return {
         "test_accuracy": float(metrics.accuracy_score(y, y_pred)),
         "test_accuracy_low": low,
         "test_accuracy_high": high,
-        "test_loss": float(metrics.log_loss(y, exact / exact.sum(axis=1, keepdims=True), labels=list(CLASSES))),
         "test_images": len(y),
         "classes": per_class_scores(y, y_pred).round(6).to_dict(orient="index"),
     }
@@ -60,14 +52,9 @@ def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
 
 def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
     """Return precision, recall, f1 and images, a row per class; a class that was never predicted has precision 0."""
-    scores = metrics.precision_recall_fscore_support(y, y_pred, labels=CLASSES, zero_division=0)
+    scores = metrics.precision_recall_fscore_support(y, y_pred, labels=range(len(CLASS_NAMES)), zero_division=0)
     columns = dict(zip(("precision", "recall", "f1", "images"), scores, strict=True))
     return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
-
-
-def confusion_matrix(y: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    """Return the confusion matrix, (10, 10) int: row the true class, column the predicted one."""
-    return metrics.confusion_matrix(y, y_pred, labels=CLASSES)
 
 
 def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
@@ -82,22 +69,3 @@ def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.D
     return frame.groupby(pd.Index(bin_of / bins, name="from")).agg(
         confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("images", "sum")
     )
-
-
-def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Return the mean |confidence - accuracy| over the images of a table (Naeini 2015, doi:10.1609/aaai.v29i1.9602)."""
-    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["images"]))
-
-
-def apply_temperature(y_prob: np.ndarray, temperature: float) -> np.ndarray:
-    """Return softmax(log(y_prob) / temperature), (n, k): sharper below 1, flatter above; the predicted class stays."""
-    return softmax(np.log(np.maximum(y_prob.astype("float64"), SMALLEST_PROBABILITY)) / temperature, axis=1)
-
-
-def fit_temperature(y: np.ndarray, y_prob: np.ndarray) -> float:
-    """Find the temperature, 0.05 to 20, of lowest cross-entropy on images not trained on (Guo, arXiv:1706.04599)."""
-
-    def loss(logarithm):
-        return metrics.log_loss(y, apply_temperature(y_prob, np.exp(logarithm)), labels=range(y_prob.shape[1]))
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))

@@ -1,6 +1,9 @@
 """What the notebooks' parameters may be: one table, and one check that notebooks, runner and sweeps share."""
 
+import math
 import re
+
+from fmnist_utils._environment import declared_parameters
 
 SCHEDULES = ("one_cycle", "cosine", "constant")
 AUGMENTATIONS = ("flip", "shift", "erase")  # keys of the table of the same name in augmentation.py
@@ -10,7 +13,7 @@ POOLING_HEADS = ("average", "max", "flatten")
 MAX_BLOCKS = 4
 HOW_TO_GIVE = (
     "With papermill give text by -r, numbers and True or False by -p, lists by -y '{name: [1, 2]}' or a file by -f; "
-    "YAML wants 1.0e-3, since it reads 1e-3 as text"
+    "YAML wants 1.0e-3, since it reads 1e-3 as text, and quotes around text that looks like a number or a date"
 )
 
 
@@ -67,11 +70,19 @@ PARAMETERS = {
 
 
 def check_parameters(values) -> dict:
-    """Return the parameters among `values`, a file's or `globals()`, checked; ValueError says what is allowed."""
+    """Return the parameters among `values`, a file's or a notebook's `globals()`, checked.
+
+    A notebook's own parameters, too, which are not in the table: all that it declares. ValueError says what is allowed.
+    """
+    declared, given = declared_parameters(values.get("In", ()))
+    if unknown := ", ".join(sorted(set(given) - set(declared))):
+        raise ValueError(f"this notebook has no parameter {unknown}. There are: {', '.join(declared)}")
     params = {}
-    for name in [name for name in values if name in PARAMETERS]:
+    for name in declared or [name for name in values if name in PARAMETERS]:
+        params[name] = value = values[name]
+        if name not in PARAMETERS:
+            continue
         kind, test, allowed = PARAMETERS[name]
-        value = values[name]
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind or not test(value):
@@ -83,4 +94,7 @@ def check_parameters(values) -> dict:
         raise ValueError(f"filters = {filters}, convs_per_block = {convs}: allowed are lists of equal length")
     if len(filters) > MAX_BLOCKS:
         raise ValueError(f"filters = {filters}: allowed are {MAX_BLOCKS} blocks at most: each halves the 28 pixels")
+    size, fraction = params.get("train_size", 0), params.get("validation_fraction", 0.01)
+    if size > (most := 60_000 - math.ceil(60_000 * fraction)):  # images in all
+        raise ValueError(f"train_size = {size}: allowed are {most} at most with validation_fraction = {fraction}")
     return params

@@ -6,6 +6,7 @@ notebook, parameters and code, is not run again; to have it anew, delete the run
 
 import argparse
 import ast
+import hashlib
 import io
 import os
 import re
@@ -20,22 +21,37 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import runs
-from fmnist_utils._environment import all_files, code_hash
+from fmnist_utils._environment import NOTEBOOK_MODULES, TRAINING_MODULES, code_hash
 from fmnist_utils.parameters import check_parameters
 
 FOLDER = runs.ROOT / "notebooks"
 NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("0[1-4]_*[a-z].ipynb")))
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
-RESULTS = {TRAINING: runs.METRICS, EVALUATION: runs.TEST_METRICS}  # without it, one that is complete runs again
-BAR = "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}"
+RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT), EVALUATION: (runs.TEST_METRICS,)}
 KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without what is read as something else than was meant: a key twice, 010 as 8, 1:30 as 90."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, value in node.value:
+            where = f"line {key.start_mark.line + 1}, {key.value}"
+            if str(key.value) in seen:
+                raise ValueError(f"{where}: this key stands there twice. Allowed is one of each")
+            seen.add(str(key.value))
+            for scalar in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if scalar.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[^.]|.*:", scalar.value):
+                    raise ValueError(f"{where}: {scalar.value}: allowed are decimal numbers without zeros before them")
+        return super().construct_mapping(node, deep)
 
 
 def read_mapping(path, example: str) -> dict:
     """Return the content of a user's YAML file, lines as in `example`; ValueError where it cannot be read so."""
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding=runs.UTF8))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(Path(path).expanduser().read_text(encoding=runs.UTF8), _StrictLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold lines such as `{example}`")
@@ -54,6 +70,8 @@ def read_parameters(path, extra=()) -> dict:
         raise ValueError(f"{path}: no notebook has a parameter {unknown}. There are: {', '.join(sorted(known))}")
     values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-") or "run", **values}
     own = {name: value for name, value in values.items() if name not in extra}
+    if not runs.project_path(values.get("photo_path", "")).exists():
+        raise ValueError(f"{path}: photo_path = {values['photo_path']!r}: there is no such file")
     check_parameters({**committed, "run_name": "run", **own})  # what fits no default is told before a kernel starts
     return values | check_parameters(own)
 
@@ -79,41 +97,45 @@ def run_all(values: dict, runs_dir=None) -> Path:
     for number, notebook in enumerate(NOTEBOOKS, start=1):
         title, output = f"[{number}/{len(NOTEBOOKS)}] {notebook}", folder / "notebooks" / f"{notebook}.ipynb"
         parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
-        if not (reason := why_to_run(notebook, parameters, output, folder)):
+        if not (reason := why_to_run(notebook, parameters, folder)):
             print(f"{title}: complete, made by the same notebook, parameters and code: skipped")
             continue
         if output.is_file():
             print(f"{title}: runs again, since {reason}")
-        code, interval = _code_of(notebook), 0.1 if sys.stderr.isatty() else 60  # a log wants few lines
-        bar = {"desc": title, "bar_format": BAR, "mininterval": interval}
+        bar = {"desc": title, "bar_format": "{desc}: {n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}"}
+        bar["mininterval"] = 0.1 if sys.stderr.isatty() else 60  # a log wants few lines
         options = {"cwd": FOLDER, "progress_bar": bar, "stdout_file": _EpochLines()}
         done = execute_notebook(FOLDER / output.name, output, parameters, **options)
-        done.metadata["fmnist_utils"] = code
+        done.metadata["fmnist_utils"] = _hashes(notebook, parameters, folder)
         runs.write_json(output, done)
     _write_report(folder)
     return folder
 
 
-def why_to_run(notebook: str, parameters: dict, output: Path, folder: Path) -> str:
-    """Say why a notebook has to be executed; "" when `output` is it, by the same parameters and code."""
+def why_to_run(notebook: str, parameters: dict, folder: Path) -> str:
+    """Say why a notebook has to be executed; "" when a run's folder holds it and its results, and all is as it was."""
     try:
-        done = nbformat.read(output, as_version=4)
+        done = nbformat.read(folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
     except (OSError, ValueError, nbformat.ValidationError):  # cut short by a kill: it will be written again
         return "there is no whole notebook of an earlier time"
-    facts, result = done.metadata.get("papermill", {}), RESULTS.get(notebook, "")
+    facts, now = done.metadata.get("papermill", {}), _hashes(notebook, parameters, folder)
+    before = done.metadata.get("fmnist_utils") or dict.fromkeys(now)
     as_it_was = {
         "it did not come to its end": facts.get("end_time") and not facts.get("exception"),
-        f"{result} is not there": (folder / result).exists(),
         "its parameters have changed": facts.get("parameters") == parameters,
-        "the notebook has changed": _sources(done) == _sources(nbformat.read(FOLDER / output.name, as_version=4)),
-        "the package's code has changed": done.metadata.get("fmnist_utils") == _code_of(notebook),
+        "the notebook has changed": _sources(done) == _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", 4)),
+        **{f"{what} has changed": now[what] == before.get(what) for what in now},
     }
     return next((reason for reason, holds in as_it_was.items() if not holds), "")
 
 
-def _code_of(notebook):
-    """Return a hash of the code that a notebook depends on: 03 on what trains, others on all but the headless tools."""
-    return code_hash() if notebook == TRAINING else code_hash(set(all_files()) - {"pipeline.py", "sweep.py"})
+def _hashes(notebook, parameters, folder):
+    """Return hashes of a notebook's results, and of what they depend on besides its own code and its parameters."""
+    files = {"the photo": runs.project_path({**defaults(notebook), **parameters}.get("photo_path", ""))}
+    files |= {name: folder / name for name in RESULTS.get(notebook, ())}
+    hashes = {what: path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items()}
+    modules = TRAINING_MODULES if notebook == TRAINING else NOTEBOOK_MODULES  # 03 depends only on what trains
+    return {"the package's code": code_hash(modules, ()), **hashes}
 
 
 def _sources(notebook):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from IPython import get_ipython
 
 CORRECT_COLOR, WRONG_COLOR, NEUTRAL_COLOR = "#0072B2", "#D55E00", "#B8B8B8"  # told apart by colour-blind readers too
@@ -65,23 +64,9 @@ def plot_learning_curves(history, best_epoch=None):
         if best_epoch:
             ax.axvline(best_epoch, **REFERENCE_LINE, label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axs[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: inside, it would cover some of them
     return axs
-
-
-def plot_confusion_matrix(matrix, class_names):
-    """Draw a confusion matrix (k, k), row the true class, as a heat map with a pale diagonal: mistakes stand out."""
-    ax = plt.subplots(figsize=(8, 6.5))[1]
-    mistakes = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
-    sns.heatmap(
-        mistakes, annot=matrix, fmt="d", cmap="Oranges", ax=ax, linewidths=0.5, square=True,
-        xticklabels=class_names, yticklabels=class_names, cbar_kws={"label": "mistakes (images)", "shrink": 0.8},
-    )  # fmt: skip
-    ax.set(xlabel="predicted class", ylabel="true class")
-    ax.tick_params(length=0)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right")
-    return ax
 
 
 def plot_predictions(images, y, y_prob, class_names, columns=4):
@@ -124,23 +109,6 @@ def plot_reliability_diagram(tables):
         for images in float(f"{most:.0e}") / np.array([1, 10, 100])
     ]
     ax.legend(handles=marks, title="area of a mark", loc="lower left", bbox_to_anchor=(1.04, 0), labelspacing=1)
-    return ax
-
-
-def plot_intervals(frame, xlabel, baseline=None):
-    """Draw mean, low and high (or nan) per row, the first on top; grey where the interval includes the baseline."""
-    ax = plt.subplots(figsize=(8, 0.42 * len(frame) + 0.9))[1]
-    for place, row in enumerate(frame.itertuples()):
-        color = CORRECT_COLOR
-        if baseline is not None and not row.low > baseline:  # nan too
-            color = WRONG_COLOR if row.high < baseline else NEUTRAL_COLOR
-        ax.plot([row.low, row.high], [place, place], color=color, linewidth=3, solid_capstyle="butt")
-        ax.plot(row.mean, place, "o", color=color, markersize=8, markeredgecolor="white")
-    if baseline is not None:
-        ax.axvline(baseline, **REFERENCE_LINE)
-    ax.set_yticks(range(len(frame)), frame.index)
-    ax.set(xlabel=xlabel, ylim=(max(1, len(frame)) - 0.5, -0.5))
-    ax.grid(False, axis="y")
     return ax
 
 

@@ -67,8 +67,9 @@ def project_path(path) -> Path:
 
 
 def runs_folder(runs_dir: str = "runs") -> Path:
-    """Return the folder of all runs, see `project_path`; the variable FMNIST_RUNS_DIR replaces the default."""
-    return project_path((os.environ.get("FMNIST_RUNS_DIR") if str(runs_dir) == "runs" else "") or runs_dir)
+    """Return a folder of runs, see `project_path`; the variable FMNIST_RUNS_DIR stands for the project's own, runs/."""
+    first, *rest = Path(runs_dir).parts or [""]
+    return project_path(Path(os.environ.get("FMNIST_RUNS_DIR") or first if first == "runs" else first, *rest))
 
 
 def is_complete(folder) -> bool:
@@ -99,8 +100,7 @@ def start(params: dict) -> Run:
                     f"the run {run.name!r} was made with other parameters ({told}). Choose another run_name, or delete "
                     f"its folder {folder}."
                 )
-            with atomic_write(folder / PARAMS) as temporary:
-                temporary.write_text(yaml.safe_dump(new, sort_keys=False, allow_unicode=True), encoding=UTF8)
+            _write_yaml(folder / PARAMS, new)
             run.lock.acquire()  # a second time: it outlives this block, which an error leaves unlocked
     return run
 
@@ -117,20 +117,21 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
     work = run.work_dir
     with _trouble_told(run.folder):
         run.lock.acquire()  # again: a cell may be run twice
-        work.mkdir(exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)  # somebody may have deleted the folder
+        _write_yaml(work / PARAMS, run.params)
         with atomic_write(work / MODEL) as temporary:
             plain_copy(model).save(temporary)
         with atomic_write(work / HISTORY) as temporary:
             history.to_csv(temporary)
         write_npz(work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(work / ENVIRONMENT, {**run.environment, "finished": finished})
+        now = datetime.now(UTC).isoformat()
+        write_json(work / ENVIRONMENT, {**run.environment, "finished": now})
         write_json(work / METRICS, metrics)
         if is_complete(run.folder):  # nothing of an older run may seem to belong to the new one
             shutil.rmtree(run.folder / "figures", ignore_errors=True)
         for name in (METRICS, TEST, TEST_METRICS):
             (run.folder / name).unlink(missing_ok=True)
-        for name in (MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS):  # metrics last: it makes a run complete
+        for name in (PARAMS, MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS):  # metrics last: it makes a run complete
             os.replace(work / name, run.folder / name)
         shutil.rmtree(work)  # the checkpoint last: stopped before, the same training goes on from it
     run.lock.release(force=True)
@@ -168,7 +169,7 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
     environment variable FMNIST_DEFAULT_RUN replaces "". Raises RunError, with the command that makes the run.
     """
     parent = runs_folder(runs_dir)
-    known = {path.parent.name: _finished(path.parent) for path in sorted(parent.glob(f"[!.]*/{METRICS}"))}
+    known = {path.parent.name: finished(path.parent) for path in sorted(parent.glob(f"[!.]*/{METRICS}"))}
     name = run_name or os.environ.get("FMNIST_DEFAULT_RUN") or max(known, key=known.get, default=REFERENCE.name)
     folder = parent / name
     if name == REFERENCE.name:
@@ -183,8 +184,8 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
     return Run(folder, read_yaml(folder / PARAMS))
 
 
-def _finished(folder):
-    """Return when a run was finished, as text that sorts; "" for the reference run, older than any of a user's."""
+def finished(folder) -> str:
+    """Return when a run was finished by its own word, as text that sorts; the reference run is older than any other."""
     with suppress(OSError, ValueError, AttributeError):
         if folder.name != REFERENCE.name:
             return str(json.loads((folder / ENVIRONMENT).read_text(encoding=UTF8)).get("finished", "0"))
@@ -261,6 +262,11 @@ def write_json(path, content):
     """Write `content` as indented JSON."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding=UTF8)
+
+
+def _write_yaml(path, content):
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding=UTF8)
 
 
 def write_npz(path, **arrays):

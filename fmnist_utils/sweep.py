@@ -36,7 +36,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import pipeline, runs
-from fmnist_utils._environment import all_files, code_hash, thread_settings
+from fmnist_utils._environment import ALL_MODULES, code_hash, plain_code, thread_settings
 from fmnist_utils.parameters import PARAMETERS, check_parameters
 
 RESERVED = {"run_name", "runs_dir"}  # the sweep names its runs itself
@@ -59,14 +59,14 @@ def read_sweep(path) -> tuple[Path, dict, dict]:
     cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     if not defaults.keys() >= RESERVED or not any("runs.finish(" in c or runs.METRICS in c for c in cells):
         raise ValueError(f"{notebook} cannot be swept: it must write runs_dir/run_name/{runs.METRICS}, two parameters")
-    base = pipeline.read_parameters(str(content["base"]), extra=defaults) if content.get("base") else {}
+    base = pipeline.read_parameters(str(content["base"]), extra=defaults) if "base" in content else {}
     base = {name: value for name, value in base.items() if name in defaults.keys() - RESERVED}
     known = set()  # 03's parameters; in another notebook a name may mean something else
     for name in PARAMETERS.keys() & defaults.keys():
         with suppress(ValueError):
             known |= check_parameters({name: defaults[name]}).keys()
-    code, overrides = code_hash() + json.dumps(cells), {}
-    for changes in _changes(content):
+    code, overrides = code_hash(cells=()) + json.dumps([plain_code(cell) for cell in cells]), {}
+    for changes in _changes(content, defaults):
         _only(changes, defaults.keys() - RESERVED, "each run is named after its parameters")
         params = {**defaults, **base, **changes}
         params |= check_parameters({name: params[name] for name in params if name in known})
@@ -85,7 +85,7 @@ def _only(mapping, allowed, where):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}. Allowed are {', '.join(sorted(allowed))}")
 
 
-def _changes(content):
+def _changes(content, defaults):
     """Yield what sets each run apart, a dict: seeds times variants times grid times random samples.
 
     Seeds first: each configuration is run before any is repeated, and an hour of a slow machine falls on all alike.
@@ -97,7 +97,7 @@ def _changes(content):
         [{"seed": seed} for seed in _list("seeds", content["seeds"])] if "seeds" in content else [{}],
         _list("variants", content.get("variants", [{}])),
         [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)],
-        _samples(content["random"]) if "random" in content else [{}],
+        _samples(content["random"], defaults) if "random" in content else [{}],
     )
     for seed, *others in itertools.product(*parts):
         changes = {}
@@ -115,17 +115,21 @@ def _list(what, values):
     return values
 
 
-def _samples(content):
-    """Draw samples from ranges, a list of dicts; whole limits give whole numbers, each limit included."""
+def _samples(content, defaults):
+    """Draw samples from ranges, a list of dicts; of a whole parameter whole numbers, each limit included."""
     try:
         _only(content, ("samples", "seed", "ranges"), "random")
-        draw, samples = Random(content.get("seed", 0)), [{} for _ in range(content["samples"])]
+        if type(seed := content.get("seed", 0)) is not int:
+            raise ValueError(f"seed is {seed!r}, not a whole number")
+        draw, samples = Random(seed), [{} for _ in range(content["samples"])]
         for name, limits in content["ranges"].items():
             _only(limits, ("low", "high", "log"), name)
             low, high, log = limits["low"], limits["high"], limits.get("log", False)
+            if not {type(low), type(high)} <= {int, float} or type(log) is not bool:
+                raise ValueError(f"{name}: low and high must be numbers (1e-4 is text, 1.0e-4 is not), log a bool")
             if not low < high or (log and low <= 0):
-                raise ValueError("low must be less than high, and more than 0 with log: true")
-            whole = isinstance(low, int) and isinstance(high, int)
+                raise ValueError(f"{name}: low must be less than high, and more than 0 with log: true")
+            whole = type(defaults.get(name)) is int
             low, high = low - whole / 2, high + whole / 2  # each whole number its share
             for sample in samples:
                 value = math.exp(draw.uniform(math.log(low), math.log(high))) if log else draw.uniform(low, high)
@@ -142,7 +146,7 @@ def describe(changes: dict) -> str:
 
 def worker_info() -> dict:
     """Return what runs on a worker depend on: host, cores, and versions, which must be the same everywhere."""
-    versions = {"python": sys.version.split()[0], "package": code_hash(all_files())}
+    versions = {"python": sys.version.split()[0], "package": code_hash(ALL_MODULES, ())}
     return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": versions | {p: version(p) for p in PACKAGES}}
 
 

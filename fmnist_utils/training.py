@@ -1,25 +1,17 @@
 """Training: the learning rate's schedule, and what `model.fit` needs besides Keras's own callbacks."""
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from fmnist_utils._environment import code_hash
 from fmnist_utils._tensorflow import tf
-from fmnist_utils._training_copy import plain_copy, training_copy
+from fmnist_utils._training_copy import plain_copy, training_copy  # noqa: F401  for notebooks
 from fmnist_utils.runs import atomic_write, damage_told
 
-__all__ = [
-    "Checkpoint", "Progress", "learning_rate_schedule", "plain_copy", "steps_per_execution", "training_copy",
-    "training_summary",
-]  # fmt: skip
 CHECKPOINT = "checkpoint.npz"
-MAX_STEPS_PER_EXECUTION = 25
 EARLY_STOPPING_STATE = ("wait", "stopped_epoch", "best", "best_epoch")
 
 
@@ -43,30 +35,15 @@ def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
 
 def steps_per_execution(steps_per_epoch: int) -> int:
     """Return how many steps Keras should run before it comes back to Python: an epoch's largest divisor up to 25."""
-    return max(n for n in range(1, MAX_STEPS_PER_EXECUTION + 1) if steps_per_epoch % n == 0)
+    return max(n for n in range(1, 26) if steps_per_epoch % n == 0)
 
 
 class Progress(tf.keras.callbacks.Callback):
-    """Print a line per epoch, without seconds, as notebooks are stored with it; in JupyterLab show tqdm's bar too."""
-
-    def on_train_begin(self, logs=None):
-        watched, self.steps = bool(os.environ.get("JPY_SESSION_NAME")), self.params["steps"] or 0
-        total = self.steps * self.params["epochs"]
-        self.bar = tqdm(total=total, disable=not watched, file=sys.stdout, leave=False, unit="step", mininterval=0.5)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = epoch * self.steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update(self.start + batch + 1 - self.bar.n)
+    """Print a line per epoch, without seconds, as notebooks are stored with it."""
 
     def on_epoch_end(self, epoch, logs=None):
         numbers = "".join(f"   {name} {logs[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
-        self.bar.clear()
         print(f"epoch {epoch + 1:2d}/{self.params['epochs']}{numbers}", flush=True)
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
 
 
 class Checkpoint(tf.keras.callbacks.Callback):
@@ -82,14 +59,13 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
         self.code = code_hash()
-        self.path.parent.mkdir(exist_ok=True)  # `finish` takes it away, and a cell may be run again
         if self.path.exists():
             with damage_told(self.path), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
                 if state["code"] == self.code:
                     self.state, self._arrays = state, dict(file)
                 else:
-                    print("epochs of an interrupted training are dropped, since the code that trains has changed")
+                    print("the epochs of an interrupted training are dropped: the code has changed since, or a cell")
 
     @property
     def initial_epoch(self):
@@ -155,6 +131,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         arrays = {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
         arrays |= {f"optimizer{i}": variable.numpy() for i, variable in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": weight for i, weight in enumerate(self.early_stopping.best_weights or [])}
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # `finish` takes it away, and a cell may be run again
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, state=np.array(json.dumps(self.state)), **arrays)
 

@@ -1,11 +1,9 @@
 """Comparing runs: the frame, the averages and the tests are those that can be counted by hand."""
 
-import os
+import re
 from statistics import mean, stdev
 
-import export_runs  # tools/, see conftest.py
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 
@@ -15,11 +13,21 @@ LABEL = np.arange(100) % 10
 DEFAULTS = {"seed": 0, "dropout": 0.1, "batch_norm": True, "filters": [4, 8], "learning_rate": 0.006}
 
 
-def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wrong=None, **changes):
-    (folder := home / name).mkdir(parents=True)
+def make_run(
+    home,
+    name,
+    val_accuracy=0.9,
+    index=range(100),
+    wrong=(),
+    test_wrong=None,
+    finished="2025",
+    code_hash="new",
+    **changes,
+):
+    (folder := home / name).mkdir(parents=True, exist_ok=True)
     params = {"run_name": name, **DEFAULTS, **changes}
     (folder / runs.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    runs.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2})
+    runs.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2, "finished": finished, "code_hash": code_hash})
     runs.write_json(folder / runs.METRICS, {"val_accuracy": val_accuracy, "train_seconds": 10.0})
     for file, mistakes in ((runs.VALIDATION, wrong), (runs.TEST, test_wrong)):
         if mistakes is not None:
@@ -62,10 +70,29 @@ def test_configuration_without_most_frequent_value(tmp_path):
 
 
 def test_newest_run_of_one_configuration_and_seed(ablation):
-    make_run(ablation, "r00-again", 0.99, seed=0)
-    for time, counts in ((2e9, "r00-again"), (1, "r00")):
-        os.utime(ablation / "r00-again" / runs.METRICS, (time, time))
+    """By its own word, whatever the times of its files are."""
+    for time, counts in (("2026", "r00-again"), ("2024", "r00")):
+        make_run(ablation, "r00-again", 0.99, seed=0, finished=time)
         assert [name for name in comparison.read_runs(ablation).index if name.startswith("r00")] == [counts]
+
+
+def test_runs_that_differ_in_code_or_in_a_notebooks_own_parameter(ablation):
+    for seed in range(2):
+        make_run(ablation, f"own{seed}", 0.99, seed=seed, shape="round")
+    make_run(ablation, "old", 0.9, seed=0, code_hash="0123456789")
+    table = comparison.read_runs(ablation)
+    assert table.loc[["own0", "own1"], "configuration"].to_list() == ["shape = round"] * 2
+    assert table.loc["old", "configuration"] == "code = 01234567" and table.loc["r00", "configuration"] == "base"
+    assert {"shape", "code"} < set(comparison.varying_parameters(table)) and "cpu" not in comparison.varying_parameters(
+        table
+    )
+
+
+@pytest.mark.parametrize("name", [runs.PARAMS, runs.METRICS, runs.ENVIRONMENT, runs.VALIDATION])
+def test_damaged_run_is_named_and_left_out(name, ablation, capsys):
+    (ablation / "r01" / name).write_text("{")
+    assert comparison.read_runs(ablation).index.to_list() == ["r00", "r02", "r10", "r11", "r12"]
+    assert re.search(f"left out: the run 'r01' has a damaged or foreign {name}", capsys.readouterr().out)
 
 
 def test_t_confidence_interval():
@@ -108,13 +135,3 @@ def test_correctness(tmp_path):
         comparison.load_correctness(tmp_path, ["a", "c"])
     with pytest.raises(runs.RunError, match=r"a.* has not been evaluated yet"):
         comparison.load_correctness(tmp_path, ["a"], "test")
-
-
-def test_export(ablation, tmp_path):
-    target = tmp_path / "exported"
-    export_runs.export_runs(ablation, target)
-    pd.testing.assert_frame_equal(comparison.read_runs(target), comparison.read_runs(ablation), check_dtype=False)
-    both = [comparison.load_correctness(folder, ["r00", "r12"]) for folder in (target, ablation)]
-    pd.testing.assert_frame_equal(*both, check_index_type=False)
-    with pytest.raises(runs.RunError, match="no test predictions of a run r00"):
-        comparison.load_correctness(target, ["r00"], "test")

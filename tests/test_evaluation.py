@@ -1,11 +1,11 @@
 """evaluation counts what scikit-learn counts, in the data set's order, and loads no model file that is not ours."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import softmax
 
 from fmnist_utils import evaluation
 from fmnist_utils._tensorflow import tf
@@ -21,11 +21,14 @@ def test_wilson_interval_of_newcombe_1998_table_1():
         assert interval == pytest.approx(wanted, abs=5e-5) and {type(bound) for bound in interval} == {float}
 
 
+def test_logits_are_refused():
+    with pytest.raises(ValueError, match="let softmax be its last layer"):
+        evaluation.predict(Mock(predict=lambda x, **_: x), np.array([[3.4, -1, 0]]))
+
+
 @pytest.mark.filterwarnings("error")
-def test_confusion_matrix_and_per_class_scores_with_classes_never_predicted():
+def test_per_class_scores_with_classes_never_predicted():
     y, y_pred = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 2, 2])
-    matrix = evaluation.confusion_matrix(y, y_pred)
-    assert matrix.shape == (10, 10) and matrix[:3, :3].tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
     scores = evaluation.per_class_scores(y, y_pred)
     assert tuple(scores.index) == CLASS_NAMES and not scores[3:].to_numpy().any()
     wanted = [[1, 2 / 3, 4 / 5, 3], [1 / 2, 1 / 2, 1 / 2, 2], [1 / 2, 1, 2 / 3, 1]]
@@ -33,16 +36,14 @@ def test_confusion_matrix_and_per_class_scores_with_classes_never_predicted():
 
 
 @pytest.mark.filterwarnings("error")
-def test_test_summary_of_float32_rows_that_do_not_add_up_to_1():
+def test_test_summary():
     random = np.random.default_rng(0)
     y, y_prob = random.integers(0, 10, 500).astype("uint8"), random.dirichlet(np.ones(10), 500).astype("float32")
-    y_prob[:100] = np.maximum(one_hot(y[:100]) * 0.91, 0.01)
     correct = int((y_prob.argmax(axis=1) == y).sum())
     summary = evaluation.test_summary(y, y_prob)
     assert json.loads(json.dumps(summary)) == summary
-    classes, loss = summary.pop("classes"), summary.pop("test_loss")
+    classes = summary.pop("classes")
     assert tuple(summary.values()) == (correct / 500, *evaluation.wilson_interval(correct, 500), 500)
-    assert loss == pytest.approx(-np.log(y_prob[np.arange(500), y]).mean(), rel=1e-6)
     scores = evaluation.per_class_scores(y, y_prob.argmax(axis=1))
     assert tuple(classes) == CLASS_NAMES and classes["Bag"] == pytest.approx(scores.loc["Bag"].to_dict(), abs=1e-6)
 
@@ -60,13 +61,13 @@ def flat_classifier(shape=(28, 28, 1), classes=10, last=()):
 
 
 def test_load_model_of_a_good_file(good):
-    """It predicts as the model that was saved, and `evaluate` gives what `test_summary` counts."""
+    """It predicts as the model that was saved, and `evaluate` gives what follows from the predictions."""
     model, path = good
     x, y = np.random.default_rng(0).random((12, 28, 28, 1), dtype="float32"), np.arange(12) % 10
     loaded, y_prob = evaluation.load_model(path), evaluation.predict(model, x)
     assert (y_prob.shape, y_prob.dtype) == ((12, 10), np.float32)
     assert_array_equal(evaluation.predict(loaded, x), y_prob)
-    wanted = [evaluation.test_summary(y, y_prob)[name] for name in ("test_loss", "test_accuracy")]
+    wanted = [-np.log(y_prob[np.arange(12), y]).mean(), evaluation.test_summary(y, y_prob)["test_accuracy"]]
     assert loaded.evaluate(x, one_hot(y), verbose=0) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -76,11 +77,11 @@ def test_load_model_of_no_file_a_damaged_or_a_foreign_one(good, tmp_path):
     for damaged in (None, b"", half, half + b"\x00\xff" + content[len(half) + 2 :], b"<html>404</html>"):
         if damaged is not None:
             path.write_bytes(damaged)
-        with pytest.raises(evaluation.ModelFileError, match=r"cannot use .*model\.keras .*Delete the run's folder"):
+        with pytest.raises(RuntimeError, match=r"cannot use .*model\.keras .*Delete the run's folder"):
             evaluation.load_model(path)
     for options, shape in (({"classes": 7}, r"to \(None, 7\)"), ({"shape": (32, 32, 3)}, r"\(None, 32, 32, 3\)")):
         flat_classifier(**options).save(path)
-        with pytest.raises(evaluation.ModelFileError, match=rf"{shape}.*wanted is \(None, 28, 28, 1\) to \(None, 10\)"):
+        with pytest.raises(RuntimeError, match=rf"{shape}.*wanted is \(None, 28, 28, 1\) to \(None, 10\)"):
             evaluation.load_model(path)
 
 
@@ -89,31 +90,15 @@ def test_load_model_with_code_in_it_executes_nothing(tmp_path):
     harmful = layers.Lambda(lambda x: (open(mark, "w", encoding="utf-8").close(), x)[1])
     flat_classifier(last=[harmful]).save(path)
     (tmp_path / "executed").unlink()  # building it executed it
-    with pytest.raises(evaluation.ModelFileError, match="Lambda"):
+    with pytest.raises(RuntimeError, match="Lambda"):
         evaluation.load_model(path)
     assert not (tmp_path / "executed").exists()
 
 
-def test_calibration_table_and_error_counted_by_hand():
+def test_calibration_table_counted_by_hand():
     confidence = np.array([0.62, 0.66, 0.95, 1.0, 0.97, 1.0])
     told = np.array([0, 1, 0, 0, 0, 0]), np.stack([confidence, 1 - confidence], axis=1)
     table = evaluation.calibration_table(*told)
     assert list(table.index) == [0.6, 0.9] and list(table["images"]) == [2, 4]
     assert_allclose(table[["confidence", "accuracy"]], [[0.64, 0.5], [0.98, 1]])
-    assert evaluation.expected_calibration_error(table) == pytest.approx((2 * 0.14 + 4 * 0.02) / 6)
     assert list(evaluation.calibration_table(*told, bins=2).index) == [0.5]
-
-
-def test_apply_temperature_divides_the_logits():
-    scores = np.random.default_rng(0).normal(size=(50, 10))
-    assert_allclose(evaluation.apply_temperature(softmax(scores, axis=1), 2.0), softmax(scores / 2, axis=1), rtol=1e-6)
-    assert np.isfinite(evaluation.apply_temperature(np.eye(10), 0.05)).all(), "a probability of 0"
-
-
-def test_fit_temperature_undoes_the_one_that_was_put_in():
-    random = np.random.default_rng(0)
-    y_prob = softmax(random.normal(scale=2, size=(20_000, 5)), axis=1)
-    y = (y_prob.cumsum(axis=1) > random.random((len(y_prob), 1))).argmax(axis=1)  # drawn by these probabilities
-    for temperature in (0.4, 1.0, 3.0):
-        bent = evaluation.apply_temperature(y_prob, 1 / temperature)
-        assert evaluation.fit_temperature(y, bent) == pytest.approx(temperature, rel=0.03)

@@ -38,8 +38,8 @@ for cell in nbformat.read(runs.ROOT / "notebooks" / "03_training.ipynb", as_vers
             names |= {"run_name": "killed", "train_size": 600, "batch_size": 8, "epochs": 3}
             names |= {"filters": [4, 8], "convs_per_block": [1, 1]}
 """
-# An epoch's 75 steps are three executions. Renames: the parameters, three checkpoints, five files twice.
-MOMENTS = [("execution", 2), ("execution", 5), *(("rename", n) for n in (1, 3, 4, 9, 10, 12, 14))]
+# An epoch's 75 steps are three executions. Renames: the parameters, three checkpoints, six files twice.
+MOMENTS = [("execution", 2), ("execution", 5), *(("rename", n) for n in (1, 3, 4, 10, 11, 13, 16))]
 
 
 def train(home, function="none", moment=0):

@@ -131,6 +131,7 @@ def test_cells_are_stored_executed_in_order_without_a_machines_traces(stored):
     counts = [cell.execution_count for cell in code_cells(stored)]
     assert counts == list(range(1, len(counts) + 1)), "nbval skips a cell without a count in silence: `make notebooks`"
     assert set(stored.metadata) == {"kernelspec", "language_info"} and stored.metadata.kernelspec.name == "python3"
+    assert stored.metadata.language_info.file_extension == ".py", "else `nbconvert --to script` writes .txt"
     for cell in stored.cells:
         assert set(cell.metadata) <= {"tags", "slideshow"}, f"store cell {cell.id} by `make notebooks`"
         for output in cell.get("outputs", []):

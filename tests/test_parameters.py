@@ -1,5 +1,7 @@
 """Parameters: what is allowed passes unchanged; what is not is refused with its name, its value and what is allowed."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,27 @@ def test_bad_value(name, value, allowed):
 def test_blocks_that_do_not_fit_together(filters, convs):
     with pytest.raises(ValueError, match=r"^filters = \[8.*: allowed are"):
         check_parameters({"filters": filters, "convs_per_block": convs})
+
+
+@pytest.mark.parametrize(
+    ("size", "fraction", "told"), [(48_000, 0.2, ""), (48_001, 0.2, "48000"), (40_000, 0.4, "36000")]
+)
+def test_images_that_are_not_there(size, fraction, told):
+    with (
+        pytest.raises(ValueError, match=f"^train_size = {size}: allowed are {told} at most") if told else nullcontext()
+    ):
+        assert check_parameters({"train_size": size, "validation_fraction": fraction})
+
+
+def test_notebooks_own_parameters():
+    """All that a notebook declares counts, and nothing else; what papermill was given has to be declared."""
+    own, values = 'seed: int = 1  # seed\nshape: str = "s"', {"seed": 2, "shape": "l", "epochs": 5, "seen": 1}
+    for cells in (
+        ["seen = 1", own, "x = seed"],
+        [own, "# Parameters\nseed = 2"],
+        [own, "other: int = 1"],
+        ["seed: int = 0\nold: int = 1", own],
+    ):
+        assert check_parameters({**values, "In": cells}) == {"seed": 2, "shape": "l"}
+    with pytest.raises(ValueError, match=r"^this notebook has no parameter sed\. There are: seed, shape$"):
+        check_parameters({**values, "In": [own, "# Parameters\nsed = 2"]})

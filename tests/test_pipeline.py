@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pytest
 
-from fmnist_utils import _environment, pipeline, runs
+from fmnist_utils import pipeline, runs
 
 HEAD = 'run_name: str = "x"  # name\nruns_dir: str = "runs"  # folder\nepochs: int = 5  # epochs'
 WRITES = f"""import json, pathlib
@@ -58,6 +58,11 @@ def test_run_name_comes_from_the_file(tmp_path, file, run_name):
     [("epoch: 5", "no notebook has a parameter epoch. There are: .*epochs"), ("- 5", "must hold lines such as"),
      ("learning_rate: 1e-3", r"learning_rate = '1e-3' \(str\).*1\.0e-3"), ("run_name: ../outside", "run_name = '../"),
      ("epochs: 0", "epochs = 0 .*allowed is int, 1 to 10000"), ("epochs: [5", "cannot read .*bad.yaml"),
+     ("seed: 1\nepochs: 2\nseed: 3", r"bad.yaml: line 3, seed: this key stands there twice\. Allowed is one"),
+     ("seed: 010", "bad.yaml: line 1, seed: 010: allowed are decimal"), ("epochs: 1:30", "epochs: 1:30: allowed"),
+     ("filters: [0x10, 8, 8]", "filters: 0x10: allowed"), ("dropout: 1:0.5", "dropout: 1:0.5: allowed"),
+     ("photo_path: none.png", "photo_path = 'none.png': there is no such file"),
+     ("train_size: 50000", "train_size = 50000: allowed are 48000 at most"),
      ("filters: [32, 64]", "filters = .*convs_per_block = .*: allowed are lists of"), (None, "cannot read .*bad")],
 )  # fmt: skip
 def test_bad_parameter_file_is_refused_in_one_line(tmp_path, text, message):
@@ -73,6 +78,9 @@ def test_names_of_a_sweeps_own_notebook_are_allowed_and_not_checked(tmp_path):
     assert pipeline.read_parameters(tmp_path / "own.yaml", extra=["temperature"])["temperature"] == "hot"
 
 
+HARMED = "environment.json has changed"
+
+
 def change(key, value):
     return lambda done, folder: done.metadata.papermill.update({key: value})
 
@@ -80,28 +88,34 @@ def change(key, value):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [(lambda done, folder: None, ""),
-     (change("parameters", {"seed": 1}), "its parameters have changed"),
+     (change("parameters", {"photo_path": "old.png"}), "its parameters have changed"),
      (change("exception", True), "it did not come to its end"),
      (change("end_time", None), "it did not come to its end"),
      (lambda done, folder: done.cells[0].update(source="x = 2"), "the notebook has changed"),
-     (lambda done, folder: done.metadata.update(fmnist_utils="another"), "the package's code has changed"),
-     (lambda done, folder: (folder / runs.METRICS).unlink(), "metrics.json is not there")],
+     (lambda done, folder: done.metadata.pop("fmnist_utils"), "the package's code has changed"),
+     (lambda done, folder: (folder / "photo").write_text("new"), "the photo has changed"),
+     (lambda done, folder: (folder / runs.ENVIRONMENT).write_text("b"), HARMED),
+     (lambda done, folder: (folder / runs.ENVIRONMENT).unlink(), HARMED)],
 )  # fmt: skip
 def test_why_to_run(harm, reason, tmp_path, monkeypatch):
-    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    """What is kept, results and all, is by the same parameters, code and photo; another notebook's results are not."""
+    head = nbformat.v4.new_code_cell(
+        f"photo_path: str = {str(tmp_path / 'photo')!r}", metadata={"tags": ["parameters"]}
+    )
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1"), head])
     nbformat.write(source, tmp_path / f"{pipeline.TRAINING}.ipynb")
     monkeypatch.setattr(pipeline, "FOLDER", tmp_path)
-    (tmp_path / runs.METRICS).touch()
+    for name in (runs.ENVIRONMENT, "photo"):
+        (tmp_path / name).write_text("a")
     done = copy.deepcopy(source)
     done.metadata["papermill"] = {"end_time": "then", "exception": None, "parameters": {}}
-    done.metadata["fmnist_utils"] = _environment.code_hash()
+    done.metadata["fmnist_utils"] = pipeline._hashes(pipeline.TRAINING, {}, tmp_path)
     harm(done, tmp_path)
-    output = tmp_path / "out" / f"{pipeline.TRAINING}.ipynb"
-    output.parent.mkdir()
-    nbformat.write(done, output)
-    assert pipeline.why_to_run(pipeline.TRAINING, {}, output, tmp_path) == reason
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(done, output := tmp_path / "notebooks" / f"{pipeline.TRAINING}.ipynb")
+    assert pipeline.why_to_run(pipeline.TRAINING, {}, tmp_path) == reason
     output.write_text('{"cells": [', encoding="utf-8")  # a kill left half a notebook
-    assert "no whole notebook" in pipeline.why_to_run(pipeline.TRAINING, {}, output, tmp_path)
+    assert "no whole notebook" in pipeline.why_to_run(pipeline.TRAINING, {}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +154,11 @@ def test_a_run_is_shown_reported_and_not_done_twice(made_up, monkeypatch, capsys
     assert {file: file.stat().st_mtime_ns for file in home.rglob("*.ipynb")} == stamps
 
 
-def test_code_that_a_notebook_depends_on(edit_package):
+def test_code_that_a_notebook_depends_on(edit_package, tmp_path):
     """01 depends on all but the headless tools, 03 on what trains."""
-    changed, before = {}, [pipeline._code_of(name) for name in ("01_draws", pipeline.TRAINING)]
+    changed, before = {}, [pipeline._hashes(name, {}, tmp_path) for name in pipeline.NOTEBOOKS[::2]]
     for module in ("sweep.py", "plots.py", "fmnist.mplstyle", "training.py"):
         edit_package(module)
-        now = [pipeline._code_of(name) for name in ("01_draws", pipeline.TRAINING)]
+        now = [pipeline._hashes(name, {}, tmp_path) for name in pipeline.NOTEBOOKS[::2]]
         changed[module], before = [old != new for old, new in zip(before, now, strict=True)], now
     assert list(changed.values()) == [[False, False], [True, False], [True, False], [True, True]]

@@ -70,18 +70,6 @@ def test_learning_curves_with_and_without_a_kept_epoch(best_epoch):
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
 
 
-def test_confusion_matrix_has_true_rows_and_predicted_columns():
-    ax = plots.plot_confusion_matrix(MATRIX, NAMES)
-    written = {text.get_position(): int(text.get_text()) for text in ax.texts}
-    assert written == {(j + 0.5, i + 0.5): MATRIX[i, j] for i in range(10) for j in range(10)}
-    assert (ax.get_ylabel(), ax.get_xlabel()) == ("true class", "predicted class")
-    for axis in (ax.yaxis, ax.xaxis):
-        assert labels(axis) == NAMES
-        assert_array_equal(axis.get_ticklocs(), np.arange(10) + 0.5)
-    assert ax.yaxis_inverted()
-    assert_array_equal(np.reshape(ax.collections[0].get_array(), (10, 10)), MATRIX * (1 - np.eye(10)))
-
-
 @pytest.mark.parametrize(
     ("i", "texts", "colours", "shares"),
     [(0, ["A 40%", "H 30%", "I 20%"], [plots.CORRECT_COLOR, plots.NEUTRAL_COLOR, plots.NEUTRAL_COLOR], [0.4, 0.3, 0.2]),
@@ -98,16 +86,6 @@ def test_predictions_beside_their_image(i, texts, colours, shares):
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == colours
     assert_allclose([bar.get_width() for bar in bars.patches], shares)
     assert [text.get_text() for text in bars.texts] == texts
-
-
-def test_intervals_coloured_by_their_side_of_the_baseline():
-    ax = plots.plot_intervals(BOARD, "accuracy", 0.8)
-    bars, dots = ax.lines[0:6:2], ax.lines[1:6:2]
-    assert [tuple(bar.get_xdata()) for bar in bars[:2]] == [(0.85, 0.95), (0.6, 0.75)]
-    assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.9, 0), (0.7, 1), (0.8, 2)]
-    assert [dot.get_color() for dot in dots] == [plots.CORRECT_COLOR, plots.WRONG_COLOR, plots.NEUTRAL_COLOR]
-    assert ax.get_ylim() == (2.5, -0.5) and labels(ax.yaxis) == list("xyz") and ax.get_xlabel() == "accuracy"
-    assert not plots.plot_intervals(BOARD[:0], "accuracy", 0.8).get_yticklabels()
 
 
 def test_reliability_diagram_has_accuracy_over_confidence():

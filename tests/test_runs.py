@@ -86,6 +86,12 @@ def test_finished_run(home):
     assert runs.read_metrics(run, runs.TEST_METRICS) == {"test_accuracy": 0.5}
 
 
+def test_folder_deleted_while_it_trains():
+    run = runs.start(PARAMS)
+    shutil.rmtree(run.folder)
+    assert set(os.listdir(finish(run).folder)) >= FILES - {".lock"} and runs.find("tiny").params["seed"] == 3
+
+
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(("name", "value"), [("learning_rate", 0.01), ("epochs", 5)])
 def test_start_other_parameters(complete, name, value):
@@ -176,7 +182,8 @@ def test_runs_folder(monkeypatch, tmp_path):
     """It does not depend on where the kernel was started; "~" is the home folder; FMNIST_RUNS_DIR is a default."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for default, given, folder in [("/a", "runs/b", runs.ROOT / "runs" / "b"), ("~/a", "runs", tmp_path / "a"),
+    for default, given, folder in [("/a", "runs/b", "/a/b"), ("/a", "b", runs.ROOT / "b"),
+                                   ("~/a", "runs", tmp_path / "a"),
                                    ("", "~/a", tmp_path / "a"), ("", "runs", runs.ROOT / "runs")]:  # fmt: skip
         monkeypatch.setenv("FMNIST_RUNS_DIR", default)
         assert str(runs.runs_folder(given)) == str(folder)

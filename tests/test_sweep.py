@@ -71,8 +71,9 @@ def test_file_combinations(trivial):
 def test_random_shares():
     """Each whole number, the limits too, and each power of ten has its share."""
     ranges = {"whole": {"low": 1, "high": 4}, "log": {"low": 0.0001, "high": 1, "log": True}}
-    drawn = sweep._samples({"samples": 4000, "ranges": ranges})
+    drawn = sweep._samples({"samples": 4000, "ranges": ranges}, {"whole": 2, "log": 0.1})
     assert np.bincount([sample["whole"] for sample in drawn]) == pytest.approx([0] + [1000] * 4, abs=120)
+    assert len({sample["x"] for sample in sweep._samples({"samples": 9, "ranges": {"x": ranges["whole"]}}, {})}) == 9
     assert np.histogram(np.log10([sample["log"] for sample in drawn]), range(-4, 1))[0] == pytest.approx(1000, abs=120)
 
 
@@ -89,7 +90,13 @@ def test_random_shares():
      ({"seeds": [0], "grid": {"seed": [1]}}, "seed stands in two of variants, grid, random and seeds"),
      ({"random": 3}, "random = 3"), ({"random": {"samples": 0, "ranges": {}}}, r"samples = \[\]"),
      ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 1, "log": True}}}}, "more than 0"),
-     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "low must be less")],
+     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "low must be less"),
+     ({"base": None}, "cannot read None")]
+    + [({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.1, "high": 0.5}}, **wrong}}, message)
+       for wrong, message in [({"sed": 5}, "unknown sed"), ({"seed": None}, "seed is None, not a whole"),
+                              ({"ranges": {"dropout": {"low": "1e-4", "high": 1}}}, "low and high must be numbers"),
+                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "log": "false"}}}, "log a bool"),
+                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "logs": True}}}, "unknown logs")]],
 )  # fmt: skip
 def test_bad_file(trivial, content, message):
     """It is refused in one line."""
@@ -112,9 +119,10 @@ def test_run_name(trivial, monkeypatch):
     (before,) = names(trivial, seeds=[0])
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
+    notebook.cells[1].source += "  # and more"
     nbformat.write(notebook, "trivial.ipynb")
     assert names(trivial) == [before] != names(trivial, seeds=[1])
-    monkeypatch.setattr(sweep, "code_hash", lambda: "of other code")
+    monkeypatch.setattr(sweep, "code_hash", lambda cells: "of other code")
     (other,) = names(trivial)
     notebook.cells[1].source += "\nx = 1"
     nbformat.write(notebook, "trivial.ipynb")

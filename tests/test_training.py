@@ -142,17 +142,6 @@ def test_loss_not_a_number_ends_the_training_with_the_epoch_before(moment, early
             np.testing.assert_array_equal(file[f"weight{i}"], weight)
 
 
-@pytest.mark.parametrize(("session", "shown"), [("notebook.ipynb", 20), ("", 0)])
-def test_progress_has_a_bar_where_somebody_watches(session, shown, monkeypatch):
-    monkeypatch.setenv("JPY_SESSION_NAME", session)
-    progress = training.Progress()
-    progress.set_params({"steps": 8, "epochs": 4})
-    progress.on_train_begin()
-    progress.on_epoch_begin(2)
-    progress.on_train_batch_end(3)
-    assert progress.bar.n == shown
-
-
 @pytest.mark.parametrize("stopped", [("on_train_batch_end", 4), ("on_train_batch_end", 12), ("on_epoch_end", 24)])
 def test_interrupted_training_ends_as_an_undisturbed_one(stopped, undisturbed, tmp_path, capsys):
     with pytest.raises(ZeroDivisionError):
@@ -195,7 +184,7 @@ def test_checkpoint_of_other_code_is_dropped(module, edit_package, tmp_path, cap
     edit_package(module)
     state, trains = training.Checkpoint(tmp_path, None).state, module != "plots.py"
     assert state["next_epoch"] == (0 if trains else 1)
-    assert ("dropped, since the code that trains has changed" in capsys.readouterr().out) == trains
+    assert ("are dropped: the code has changed since" in capsys.readouterr().out) == trains
 
 
 def test_checkpoint_that_is_damaged_or_of_another_training(tmp_path):

@@ -132,16 +132,21 @@ def test_bfloat16_has_nearly_the_same_predictions_and_gradients():
 
 
 @pytest.mark.parametrize(
-    ("vendor", "flags", "gpus", "faster"),
-    [("AuthenticAMD", "fpu avx512f avx512_bf16 fsrm", [], True), ("GenuineIntel", "avx512_bf16 amx_bf16", [], True),
-     ("GenuineIntel", "fpu avx512f avx512_bf16 fsrm", [], False), ("AuthenticAMD", "fpu avx512_vnni", [], False),
-     ("AuthenticAMD", "fpu avx512_bf16", GPU, False), ("", None, [], False)],
+    ("vendor", "flags", "gpus", "limits", "faster"),
+    [("AuthenticAMD", "fpu avx512f avx512_bf16 fsrm", [], {}, True),
+     ("AuthenticAMD", "fpu avx512_bf16", [], {"ONEDNN_MAX_CPU_ISA": "AVX2"}, False),
+     ("AuthenticAMD", "fpu avx512_bf16", [], {"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+     ("GenuineIntel", "avx512_bf16 amx_bf16", [], {}, True), ("GenuineIntel", "avx512f avx512_bf16", [], {}, False),
+     ("AuthenticAMD", "fpu avx512_vnni", [], {}, False), ("AuthenticAMD", "fpu avx512_bf16", GPU, {}, False),
+     ("", None, [], {}, False)],
 )  # fmt: skip
-def test_auto_precision_by_processor(tmp_path, monkeypatch, vendor, flags, gpus, faster):
+def test_auto_precision_by_processor(tmp_path, monkeypatch, vendor, flags, gpus, limits, faster):
     told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t: avx512_bf16\n"
     (tmp_path / ("cpuinfo" if flags else "none")).write_text(told, encoding="utf-8")
     monkeypatch.setattr(_training_copy, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
+    for name, usual in {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "ALL"}.items():
+        monkeypatch.setenv(name, limits.get(name, usual))
     assert bfloat16_is_faster() is faster
     copy = training_copy(network())
     assert copy.get_layer("block1_conv1").compute_dtype == ("bfloat16" if faster else "float32")

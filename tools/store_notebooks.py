@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from fmnist_utils import runs
 from fmnist_utils.pipeline import EVALUATION, FOLDER, TRAINING, defaults
 
+LANGUAGE = {"name": "python", "file_extension": ".py", "nbconvert_exporter": "python"}  # for nbconvert --to script
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -24,7 +25,7 @@ def store(path):
     """Execute one notebook and write it back in place; it stays as it was when a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": path.parent}}).execute()
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "slideshow")})
     with runs.atomic_write(path) as temporary:
