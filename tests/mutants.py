@@ -180,7 +180,7 @@ MUTANTS = [
     ("the least confident mistakes shown as the most", NOTEBOOK["04"], "np.argsort(-y_prob[wrong].max(axis=1))", "np.argsort(y_prob[wrong].max(axis=1))"),
     ("a gallery whose images do not belong to its labels", NOTEBOOK["04"], "plots.plot_predictions(x_test[right],", "plots.plot_predictions(x_test[right[::-1]],"),
     ("a matrix of the wrong answers drawn as that of all", NOTEBOOK["04"], "annot=matrix, fmt", "annot=mistakes, fmt"),
-    ("intervals in another order", NOTEBOOK["05"], "ax.invert_yaxis()\n", ""),
+    ("intervals in another order", NOTEBOOK["05"], "places = np.arange(len(points))", "places = np.arange(len(points))[::-1]"),
     ("a gallery of images of other numbers", NOTEBOOK["05"], "plots.plot_images(x[some], names,", "plots.plot_images(x[some + 1], names,"),
     ("maps that answer least shown as the strongest", NOTEBOOK["06"], "np.argsort(-block.mean(axis=(0, 1)))", "np.argsort(block.mean(axis=(0, 1)))"),
     ("heat over other images", NOTEBOOK["06"], "np.tile(x_valid[six],", "np.tile(x_valid[six[::-1]],"),
