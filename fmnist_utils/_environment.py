@@ -1,6 +1,7 @@
 """What a result depends on besides its parameters: versions, hardware, threads, the commit, and a hash of the code."""
 
 import ast
+import builtins
 import dis
 import hashlib
 import os
@@ -17,18 +18,21 @@ from IPython.core.inputtransformer2 import TransformerManager
 PACKAGE = Path(__file__).resolve().parent
 VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn")
 TRAINING_MODULES = ("_tensorflow.py", "_training_copy.py", "augmentation.py", "data.py", "model.py", "training.py")
-ALL_MODULES = [path.name for path in PACKAGE.iterdir() if path.suffix]
-NOTEBOOK_MODULES = set(ALL_MODULES) - {"pipeline.py", "sweep.py"}
+# as they were loaded: what is written into a file later does not count
+FILES = [path for kind in ("py", "mplstyle", "yaml") for path in PACKAGE.glob(f"[a-z_]*.{kind}")]
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in FILES}
+NOTEBOOK_MODULES = SOURCES.keys() - {"pipeline.py", "sweep.py"}
+MUTATORS = "append clear delattr discard extend fill insert pop put remove resize reverse setattr shuffle sort update"
 
 
 def code_hash(files=TRAINING_MODULES, cells=None) -> str:
     """Return a hash of these files, by default of all that trains, and of the cells that the last of `cells` rests on.
 
-    By default the running notebook's, last the one that calls. Comments, docstrings and parameters do not count.
+    By default the running notebook's, last the one that calls. Comments, docstrings and parameters do not count, nor
+    what a cell changes by an alias. Raises ValueError where a parameter was changed after its use.
     """
     cells = getattr(sys.modules["__main__"], "In", ()) if cells is None else cells
-    texts = {name: (PACKAGE / name).read_text(encoding="utf-8") for name in sorted(files)}
-    code = [plain_code(text) if name.endswith(".py") else text for name, text in texts.items()]
+    code = [plain_code(SOURCES[name]) if name.endswith(".py") else SOURCES[name] for name in sorted(files)]
     return hashlib.sha256("\0".join([*code, *_code_behind(cells)]).encode()).hexdigest()
 
 
@@ -39,7 +43,9 @@ def plain_code(source: str) -> str:
 
 def _parse(source):
     with suppress(SyntaxError):  # such a cell never ran
-        return ast.parse(TransformerManager().transform_cell(source))  # of %pip install
+        tree = ast.parse(TransformerManager().transform_cell(source))  # of %pip install
+        magic = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "run_cell_magic"]
+        return _parse(tree.body[0].value.args[2].value) if magic else tree  # of %%time
     return ast.parse("")
 
 
@@ -66,16 +72,25 @@ def _parameters_of(cell):
 
 def _code_behind(cells):
     """Return the code of the last cell, and of those that gave the names in it their present values, sorted."""
-    declared, given = declared_parameters(cells)
-    trees = [_parse(cell) for cell in cells if cell and not {*_parameters_of(cell)} & {*declared, *given}]
-    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    parameters = set().union(*declared_parameters(cells))
+    trees = [None if parameters & {*_parameters_of(cell)} else _parse(cell) for cell in cells if cell]
+    imports = [
+        node for tree in filter(None, trees) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     modules = {name.asname or name.name.partition(".")[0] for node in imports for name in node.names}
-    found, needed = set(), set()
+    found, needed, before_parameters = [], set(), False
     for tree in reversed(trees):
+        if tree is None:
+            before_parameters = True
+            continue
         made, used = _names(tree)
-        if not found or needed & (made | _changed(tree) - modules):
-            found.add(repr(_plain(tree)))
-            needed = needed - made | used
+        if found and not needed & (made | _changed(tree, modules)):
+            continue
+        if made & parameters or (before_parameters and used & {*parameters, "globals"}):
+            raise ValueError("a parameter was changed outside its cell, or after its use: run again from its cell on")
+        code = repr(_plain(tree))
+        found += [code] if code not in found or made & used else []  # a cell such as a = 2 * a counts twice
+        needed = needed - made | used
     return sorted(found)
 
 
@@ -93,12 +108,15 @@ def _names(tree):
     return given, used
 
 
-def _changed(tree):
-    """Return the names whose values a cell may change in place: a[0] = 1, a.b += 1, a.sort(), random.shuffle(a)."""
-    places = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
-    for line in tree.body:
-        if isinstance(getattr(line, "value", None), ast.Call) and isinstance(line.value.func, ast.Attribute):
-            places += [line.value.func, *(word for word in line.value.args if isinstance(word, ast.Name))]
+def _changed(tree, modules):
+    """Return the names whose values a cell may change in place: a[0] = 1, a.b += 1, a.sort(), shuffle(a), own(a)."""
+    places = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)]
+    for call in [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and hasattr(node.value, "func")]:
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        own = isinstance(call.func, ast.Name) and name not in modules and not hasattr(builtins, name)
+        if own or name in MUTATORS.split():
+            words = [word for part in (call.func, *call.args) for word in ast.walk(part)]
+            places += [word for word in words if isinstance(word, ast.Name) and word.id not in modules]
     return {node.id for place in places for node in ast.walk(place) if isinstance(node, ast.Name)}
 
 
@@ -140,8 +158,7 @@ def environment() -> dict:
         "threads": within * beside or cores(),  # 0: TensorFlow takes as many as it may use
         "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus],
         "code_hash": code_hash(),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": _commit(),
     }
 
 
@@ -153,9 +170,9 @@ def _cpu():
     return platform.processor()
 
 
-def _git(*words):
-    """Return what git says of the repository that tracks this file; None where there is none."""
+def _commit():
+    """Return the project's commit, with "-dirty" where tracked files have changed since; None without git."""
     with suppress(OSError, subprocess.SubprocessError):
-        git = {"cwd": PACKAGE, "capture_output": True, "encoding": "utf-8", "check": True, "timeout": 10}
-        subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name], **git)  # or it is a foreign one
-        return subprocess.run(["git", *words], **git).stdout.strip()
+        words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        options = {"cwd": PACKAGE, "capture_output": True, "encoding": "utf-8", "check": True, "timeout": 10}
+        return subprocess.run(words, **options).stdout.strip()

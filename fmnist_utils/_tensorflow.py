@@ -21,16 +21,16 @@ def capture_stderr():
     keep = os.dup(2)
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
-        failed = True
         try:
             yield
-            failed = False
+        except BaseException:
+            os.dup2(keep, 2)
+            captured.seek(0)
+            sys.stderr.write(captured.read().decode(errors="replace"))
+            raise
         finally:
             os.dup2(keep, 2)
             os.close(keep)
-            if failed:
-                captured.seek(0)
-                sys.stderr.write(captured.read().decode(errors="replace"))
 
 
 for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}.items():

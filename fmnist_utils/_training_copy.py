@@ -28,7 +28,7 @@ def training_copy(model, precision="auto"):
         copy = _clone(model, precision, BatchNormalization)
     else:
         copy = _clone(model, precision, _FusedBatchNormalization)
-        copy = _TwoHalvesModel(copy.input, copy.output, name=model.name)
+        copy = _TwoHalvesModel(copy.inputs[0], copy.outputs[0], name=model.name)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -57,7 +57,7 @@ def _clone(model, precision, batch_normalization):
         kind = batch_normalization if isinstance(layer, BatchNormalization) else type(layer)
         return kind.from_config({**layer.get_config(), "dtype": dtype})
 
-    functional = tf.keras.Model(model.input, model.output, name=model.name)
+    functional = tf.keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential one, too
     return tf.keras.models.clone_model(functional, clone_function=clone_layer)
 
 

@@ -61,16 +61,14 @@ def random_translation(x, key, max_shift):
 
 
 def random_erasing(x, key):
-    """Put noise into a rectangle, 2 to 40 % of the area, of half of the images (Zhong et al. 2017, arXiv:1708.04896).
-
-    One too long for the image is cut to its side, where the authors draw another.
-    """
+    """Put noise into a rectangle, 2 to 40 % of the area, of half of the images (Zhong et al., arXiv:1708.04896)."""
     n, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
     size_key, noise_key = tf.unstack(tf.random.experimental.stateless_split(key, 2))
     chance, area, aspect, down, right = tf.unstack(tf.random.stateless_uniform([5, n, 1], size_key))
     area = height * width * (ERASE_AREA[0] + area * (ERASE_AREA[1] - ERASE_AREA[0]))
     low, high = map(math.log, ERASE_ASPECT)
     aspect = tf.exp(low + aspect * (high - low))
+    # one too long for the image is cut to its side, where the authors draw another
     tall = tf.minimum(tf.round(tf.sqrt(area * aspect)), height)
     wide = tf.minimum(tf.round(tf.sqrt(area / aspect)), width)
     top, left = tf.floor(down * (height - tall + 1)), tf.floor(right * (width - wide + 1))

@@ -47,7 +47,9 @@ def _row(folder):
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
     if (folder / runs.VALIDATION).exists():  # a notebook of one's own need not write it
         runs.read_predictions(run)
-    told = {name: _format(value) if isinstance(value, list | dict) else value for name, value in run.params.items()}
+    told = {
+        name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
+    }
     told["code"] = str(machine.get("code_hash", "unknown"))[:8]
     return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 

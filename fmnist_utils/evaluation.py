@@ -58,11 +58,7 @@ def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
 
 
 def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Compare confidence with accuracy in bins of equal width; `y` (n,), `y_prob` (n, k).
-
-    Returns a row per bin that holds images, indexed by its lower edge: confidence (mean of the highest probability),
-    accuracy, images.
-    """
+    """Return mean confidence (the highest of `y_prob`, (n, k)), accuracy and images, a row per bin that has some."""
     confidence, correct = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
     frame = pd.DataFrame({"confidence": confidence, "accuracy": correct, "images": 1})

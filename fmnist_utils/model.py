@@ -27,8 +27,6 @@ def build_model(
     Pooling comes right after a block's first convolution, so that the rest has a quarter of the work (Jordan 2024,
     arXiv:2404.00498); dropout drops whole maps (Tompson et al. 2015, arXiv:1411.4280). ValueError for a bad part.
     """
-    if len(filters) != len(convs_per_block):
-        raise ValueError(f"filters = {filters}, convs_per_block = {convs_per_block}: allowed are equal lengths")
     x = inputs = tf.keras.Input(IMAGE_SHAPE, name="image")
     for block, (width, convs) in enumerate(zip(filters, convs_per_block, strict=True), start=1):
         for conv in range(1, convs + 1):
@@ -66,13 +64,7 @@ def layer_costs(model) -> pd.DataFrame:
     rows = []
     for layer in model.layers:
         shape = tuple(layer.output.shape[1:])
-        if isinstance(layer, layers.Conv2D):
-            multiply_adds = math.prod(layer.kernel.shape) * shape[0] * shape[1]
-        elif isinstance(layer, layers.Dense):
-            multiply_adds = math.prod(layer.kernel.shape)
-        elif layer.count_params() or "pool" in layer.name or layer.name == "head":
-            multiply_adds = 0
-        else:
-            continue
-        rows.append((layer.name, " × ".join(map(str, shape)), layer.count_params(), multiply_adds))
+        work = math.prod(layer.kernel.shape) * math.prod(shape[:-1]) if hasattr(layer, "kernel") else 0
+        if layer.count_params() or "pool" in layer.name or layer.name == "head":
+            rows.append((layer.name, " × ".join(map(str, shape)), layer.count_params(), work))
     return pd.DataFrame(rows, columns=["layer", "output", "parameters", "multiply_adds"]).set_index("layer")

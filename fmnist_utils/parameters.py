@@ -29,10 +29,6 @@ def _name(value):
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is not None
 
 
-def _augmentations(values):
-    return len(set(map(str, values))) == len(values) and all(value in AUGMENTATIONS for value in values)
-
-
 # name: (type, test, what is allowed)
 PARAMETERS = {
     "run_name": (str, _name, "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, and no path"),
@@ -57,7 +53,11 @@ PARAMETERS = {
     "downsampling": (str, DOWNSAMPLINGS.__contains__, "one of " + ", ".join(DOWNSAMPLINGS)),
     "pooling_head": (str, POOLING_HEADS.__contains__, "one of " + ", ".join(POOLING_HEADS)),
     "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
-    "augment": (list, _augmentations, f"a list of some of {', '.join(AUGMENTATIONS)}, each at most once; [] for none"),
+    "augment": (
+        list,
+        lambda v: all(v.count(x) == 1 and x in AUGMENTATIONS for x in v),
+        f"a list of some of {', '.join(AUGMENTATIONS)}, each at most once; [] for none",
+    ),
     "max_shift": (int, _between(0, 8), "0 to 8 pixels"),
     "precision": (str, PRECISIONS.__contains__, "one of " + ", ".join(PRECISIONS)),
     "examples": (int, _between(1, 20), "1 to 20 pictures"),

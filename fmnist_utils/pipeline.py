@@ -25,9 +25,10 @@ from fmnist_utils._environment import NOTEBOOK_MODULES, TRAINING_MODULES, code_h
 from fmnist_utils.parameters import check_parameters
 
 FOLDER = runs.ROOT / "notebooks"
-NOTEBOOKS = tuple(path.stem for path in sorted(FOLDER.glob("0[1-4]_*[a-z].ipynb")))
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
-RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT), EVALUATION: (runs.TEST_METRICS,)}
+NOTEBOOKS = ("01_data_exploration", "02_model", TRAINING, EVALUATION)
+RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT, runs.MODEL, runs.VALIDATION), EVALUATION: (runs.TEST_METRICS,)}
+MOVED = {"runs_dir": ""}  # a folder of runs may be moved, as CI does with its cache
 KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
 
 
@@ -70,9 +71,9 @@ def read_parameters(path, extra=()) -> dict:
         raise ValueError(f"{path}: no notebook has a parameter {unknown}. There are: {', '.join(sorted(known))}")
     values = {"run_name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-") or "run", **values}
     own = {name: value for name, value in values.items() if name not in extra}
-    if not runs.project_path(values.get("photo_path", "")).exists():
-        raise ValueError(f"{path}: photo_path = {values['photo_path']!r}: there is no such file")
     check_parameters({**committed, "run_name": "run", **own})  # what fits no default is told before a kernel starts
+    if "photo_path" in own and not runs.project_path(own["photo_path"]).is_file():
+        raise ValueError(f"{path}: photo_path = {own['photo_path']!r}: there is no such file")
     return values | check_parameters(own)
 
 
@@ -122,7 +123,7 @@ def why_to_run(notebook: str, parameters: dict, folder: Path) -> str:
     before = done.metadata.get("fmnist_utils") or dict.fromkeys(now)
     as_it_was = {
         "it did not come to its end": facts.get("end_time") and not facts.get("exception"),
-        "its parameters have changed": facts.get("parameters") == parameters,
+        "its parameters have changed": {**facts.get("parameters", {}), **MOVED} == {**parameters, **MOVED},
         "the notebook has changed": _sources(done) == _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", 4)),
         **{f"{what} has changed": now[what] == before.get(what) for what in now},
     }
@@ -186,7 +187,9 @@ def main():
     """Parse the command line, run, and end with a table; exit 1 with one clear message when something fails."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
-    parser.add_argument("--runs-dir", help="folder for run folders (default: runs/ in the project)")
+    parser.add_argument(
+        "--runs-dir", help="folder for run folders; a relative one counts from the project (default: runs)"
+    )
     arguments = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):  # an old terminal or a log must not end a command
         stream.reconfigure(errors="backslashreplace")

@@ -34,7 +34,7 @@ def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, dive
     height = rows * size * (1.3 if titles is not None else 1.05)
     left = 0.95 if row_labels is not None else 0
     axs = plt.subplots(rows, columns, figsize=(columns * size + left, height), squeeze=False)[1]
-    _bare(axs)
+    plt.setp(list(axs.flat), xticks=[], yticks=[], frame_on=False)
     for i, (ax, image) in enumerate(zip(axs.flat, images, strict=False)):
         low, top = (lowest, highest) if shared else (image.min(), np.abs(image).max())
         top = top or 1
@@ -47,12 +47,6 @@ def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, dive
     for ax, label in zip(axs[:, 0], row_labels if row_labels is not None else [], strict=False):
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
     return axs
-
-
-def _bare(axs):
-    for ax in axs.flat:
-        ax.set(xticks=[], yticks=[], frame_on=False)
-        ax.grid(False)
 
 
 def plot_learning_curves(history, best_epoch=None):
@@ -74,7 +68,7 @@ def plot_predictions(images, y, y_prob, class_names, columns=4):
     rows = math.ceil(len(images) / columns)
     options = {"figsize": (3.1 * columns, 1.6 * rows), "width_ratios": [1, 1.1] * columns, "squeeze": False}
     axs = plt.subplots(rows, 2 * columns, **options)[1]
-    _bare(axs)
+    plt.setp(list(axs.flat), xticks=[], yticks=[], frame_on=False)
     for i, (image, true, probability) in enumerate(zip(images, y, y_prob, strict=True)):
         picture, bars = axs[i // columns, 2 * (i % columns) : 2 * (i % columns) + 2]
         picture.imshow(np.reshape(image, np.shape(image)[:2]))

@@ -194,7 +194,11 @@ def finished(folder) -> str:
 
 def _copy_reference(folder):
     """Copy the reference run, unless `folder` is a copy; not its modes, which a teacher may have set to read-only."""
-    if is_complete(folder) and (folder / METRICS).read_bytes() == (REFERENCE / METRICS).read_bytes():
+    if (
+        is_complete(folder)
+        and (folder / MODEL).exists()
+        and (folder / METRICS).read_bytes() == (REFERENCE / METRICS).read_bytes()
+    ):
         return
     with _trouble_told(folder):
         for path in sorted(REFERENCE.rglob("*.*"), key=lambda path: path.name == METRICS):  # metrics last
@@ -220,13 +224,13 @@ def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.n
 def read_metrics(run: Run, name: str = METRICS) -> dict:
     """Return `METRICS`, `ENVIRONMENT`, or `TEST_METRICS` once notebook 04 has evaluated the run."""
     with damage_told(run.folder / name) as path:
-        return json.loads(path.read_text(encoding=UTF8))
+        return {**json.loads(path.read_text(encoding=UTF8))}
 
 
 def read_yaml(path) -> dict:
     """Return the params.yaml of a run."""
     with damage_told(Path(path)):
-        return dict(yaml.safe_load(path.read_text(encoding=UTF8)))
+        return {**yaml.safe_load(path.read_text(encoding=UTF8))}
 
 
 @contextmanager

@@ -36,11 +36,10 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import pipeline, runs
-from fmnist_utils._environment import ALL_MODULES, code_hash, plain_code, thread_settings
+from fmnist_utils._environment import SOURCES, code_hash, plain_code, thread_settings
 from fmnist_utils.parameters import PARAMETERS, check_parameters
 
 RESERVED = {"run_name", "runs_dir"}  # the sweep names its runs itself
-RANDOM_FORM = "{samples: 8, seed: 0, ranges: {learning_rate: {low: 0.001, high: 0.02, log: true}}}"
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "papermill", "nbclient", "dask", "distributed")
 
 
@@ -125,10 +124,9 @@ def _samples(content, defaults):
         for name, limits in content["ranges"].items():
             _only(limits, ("low", "high", "log"), name)
             low, high, log = limits["low"], limits["high"], limits.get("log", False)
-            if not {type(low), type(high)} <= {int, float} or type(log) is not bool:
-                raise ValueError(f"{name}: low and high must be numbers (1e-4 is text, 1.0e-4 is not), log a bool")
-            if not low < high or (log and low <= 0):
-                raise ValueError(f"{name}: low must be less than high, and more than 0 with log: true")
+            numbers = {type(low), type(high)} <= {int, float} and low < high and (low > 0 or not log)
+            if not numbers or type(log) is not bool:  # 1e-4 is text, 1.0e-4 is not
+                raise ValueError(f"{name}: wanted are numbers low < high, more than 0 with log: true; 1.0e-4, not 1e-4")
             whole = type(defaults.get(name)) is int
             low, high = low - whole / 2, high + whole / 2  # each whole number its share
             for sample in samples:
@@ -136,7 +134,8 @@ def _samples(content, defaults):
                 sample[name] = round(value) if whole else value
         return _list("samples", samples)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"random = {content!r} ({error}): allowed is, for example, {RANDOM_FORM}") from error
+        form = "{samples: 8, seed: 0, ranges: {learning_rate: {low: 0.001, high: 0.02, log: true}}}"
+        raise ValueError(f"random = {content!r} ({error}): allowed is, for example, {form}") from error
 
 
 def describe(changes: dict) -> str:
@@ -146,7 +145,7 @@ def describe(changes: dict) -> str:
 
 def worker_info() -> dict:
     """Return what runs on a worker depend on: host, cores, and versions, which must be the same everywhere."""
-    versions = {"python": sys.version.split()[0], "package": code_hash(ALL_MODULES, ())}
+    versions = {"python": sys.version.split()[0], "package": code_hash(SOURCES, ())}
     return {"host": socket.gethostname(), "cores": CPU_COUNT, "versions": versions | {p: version(p) for p in PACKAGES}}
 
 

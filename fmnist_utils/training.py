@@ -38,20 +38,12 @@ def steps_per_execution(steps_per_epoch: int) -> int:
     return max(n for n in range(1, 26) if steps_per_epoch % n == 0)
 
 
-class Progress(tf.keras.callbacks.Callback):
-    """Print a line per epoch, without seconds, as notebooks are stored with it."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        numbers = "".join(f"   {name} {logs[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
-        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}{numbers}", flush=True)
-
-
 class Checkpoint(tf.keras.callbacks.Callback):
-    """Keep each finished epoch in one file of `folder`, so that an interrupted `fit` goes on bit for bit.
+    """Keep each finished epoch in one file of `folder`, so that an interrupted `fit` goes on bit for bit; print a line.
 
     It stands after `early_stopping` in `callbacks`, seeds dropout by (`seed`, epoch), and adds learning_rate and
     seconds to the history. A loss that is not a number ends the training with the weights before. A file of other code
-    is dropped; RunError for a damaged or another training's, ValueError without accuracy or validation.
+    is dropped; RunError for a damaged or another training's, ValueError where `fit` stands in another cell.
     """
 
     def __init__(self, folder, early_stopping, seed=0):
@@ -73,6 +65,8 @@ class Checkpoint(tf.keras.callbacks.Callback):
         return self.state["next_epoch"]
 
     def on_train_begin(self, logs=None):
+        if code_hash() != self.code:
+            raise ValueError("make the Checkpoint in the cell that calls fit: by it an interrupted training is known")
         compiled = self.model.get_compile_config()
         del compiled["optimizer"]["config"]["name"]  # in which Keras counts
         trained = [compiled["optimizer"], compiled["loss"], [weight.shape for weight in self.model.weights]]
@@ -105,15 +99,13 @@ class Checkpoint(tf.keras.callbacks.Callback):
                 layer.seed_generator.state.assign(state.astype(layer.seed_generator.state.dtype))
 
     def on_train_batch_end(self, batch, logs=None):
-        if "accuracy" not in logs:
-            raise ValueError(f"compile the model with metrics=['accuracy']; it has {', '.join(logs)}")
         if not np.isfinite(logs["loss"]):
             self.model.stop_training = True
         self.seconds = time.perf_counter() - self.start_time  # the last one counts: validation comes after it
 
     def on_epoch_end(self, epoch, logs=None):
-        if "val_loss" not in logs:
-            raise ValueError("give fit its validation_data: without them no epoch can be chosen")
+        numbers = "".join(f"   {name} {logs[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
+        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}{numbers}", flush=True)  # no seconds: notebooks are stored
         logs |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": self.seconds}
         if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
             self.model.stop_training = True

@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -27,11 +26,10 @@ def hold_lock():
 
 
 @pytest.fixture
-def edit_package(tmp_path, monkeypatch):
-    """A function that adds a line to a module, as the code hash sees it: in a copy of the package."""
-    copy = shutil.copytree(_environment.PACKAGE, tmp_path / "edited", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(_environment, "PACKAGE", copy)
-    return lambda name, line="\nEDITED = 1": (copy / name).write_text((copy / name).read_text("utf-8") + line, "utf-8")
+def edit_package(monkeypatch):
+    """A function that adds a line to a module, as the code hash sees it."""
+    sources = _environment.SOURCES
+    return lambda name: monkeypatch.setitem(sources, name, sources[name] + "\nEDITED = 1")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", "trainings", ".ipynb_checkpoints")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "*cache*", "*.egg-info", ".ipynb_checkpoints")
 DATA, MODEL, AUGMENTATION, COPY, TRAINING, EVALUATION, PLOTS, PHOTO, LESSON, RUNS, COMPARISON, PIPELINE, SWEEP, ENVIRONMENT = (
     f"fmnist_utils/{name}.py" for name in ("data", "model", "augmentation", "_training_copy", "training", "evaluation", "plots", "photo", "lesson", "runs", "comparison", "pipeline", "sweep", "_environment")
 )  # fmt: skip
@@ -47,7 +47,7 @@ MUTANTS = [
     ("dense_units ignored", MODEL, "    if dense_units:", "    if False:"),
     ("downsampling ignored", MODEL, '_one_of(POOLINGS, "downsampling", downsampling)', '_one_of(POOLINGS, "downsampling", "max")'),
     ("a stride in each convolution of a block", MODEL, 'if conv == 1 and downsampling == "stride"', 'if downsampling == "stride"'),
-    ("a convolution's work counted once, not at each pixel", MODEL, "(layer.kernel.shape) * shape[0] * shape[1]", "(layer.kernel.shape)"),
+    ("a convolution's work counted once, not at each pixel", MODEL, " * math.prod(shape[:-1]) if", " if"),
     ("images mirrored upside down", AUGMENTATION, "x[:, :, ::-1]", "x[:, ::-1]"),
     ("flips ignored", AUGMENTATION, "tf.where(flip_mask[:, None, None, None], x[:, :, ::-1], x),", "x,"),
     ("every image flipped in every other epoch alike", AUGMENTATION, "tf.gather(first_flips, index)", "tf.gather(first_flips, index) & False"),
@@ -133,7 +133,7 @@ MUTANTS = [
     ("a damaged run blocks all", COMPARISON, "except runs.RunError as error", "except ZeroDivisionError as error"),
     ("a run is its package's code alone", ENVIRONMENT, "[*code, *_code_behind(cells)]", "code"),
     ("a cell's earlier text counts", ENVIRONMENT, "needed - made | used", "needed | used"),
-    ("a change in place does not count", ENVIRONMENT, "made | _changed(tree) - modules", "made"),
+    ("a change in place does not count", ENVIRONMENT, "made | _changed(tree, modules)", "made"),
     ("a notebook's own parameters do not count", "fmnist_utils/parameters.py", "in declared or [", "in ["),
     ("a key twice is let through", PIPELINE, "if str(key.value) in seen:", "if False:"),
     ("another photo under the same name is taken for the old one", PIPELINE, 'files = {"the photo": runs', 'files = {"the photo": bool and runs.ROOT or runs'),
@@ -143,7 +143,7 @@ MUTANTS = [
     ("other values of as many parameters are trained into a run", RUNS, "            if changed:", "            if len(old) != len(new):"),
     ("standard deviation of a population", COMPARISON, "values.std(ddof=1)", "values.std(ddof=0)"),
     ("seeds not paired", COMPARISON, '.sub(by_seed[baseline], axis="index")', ".sub(by_seed[baseline].mean())"),
-    ("a notebook of other parameters counts as done", PIPELINE, 'facts.get("parameters") == parameters', "True"),
+    ("a notebook of other parameters counts as done", PIPELINE, "== {**parameters, **MOVED}", "is not None"),
     ("a notebook of other code counts as done", PIPELINE, "code_hash(modules, ())", '"any"'),
     ("a sweep's values reach no run", SWEEP, "{**base, **overrides[name]}", "{**base}"),
     ("a random number never is its lower limit", SWEEP, "low - whole / 2", "low + whole / 2"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmnist_utils._environment import _cpu, _git, cores, thread_settings
+from fmnist_utils._environment import _commit, _cpu, cores, thread_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -41,7 +41,7 @@ def main():
         print("{}: green {}, {} cells passed, {} s".format(*rows[-1]), flush=True)
         if done.returncode:
             print(done.stdout[-4000:], done.stderr, flush=True)
-    machine = {"cpu": _cpu(), "cores": cores(), "commit": _git("rev-parse", "HEAD")}
+    machine = {"cpu": _cpu(), "cores": cores(), "commit": _commit()}
     frame = pd.DataFrame(rows, columns=["setting", "green", "cells", "seconds"]).assign(**machine)
     frame.to_csv(ROOT / "benchmarks" / "results" / "nbval_steady.csv", index=False)
     green = sum(row[1] for row in rows)

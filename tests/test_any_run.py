@@ -36,11 +36,12 @@ def test_notebooks_take_any_run(network, factor, tmp_path, capsys):
     model.layers[-1].kernel.assign(factor * model.layers[-1].kernel)
     losses = ["loss", "accuracy", "val_loss", "val_accuracy"]
     metrics = {"val_accuracy": 0.1, "best_epoch": 1, "train_seconds": 1}
-    runs.finish(
-        run := runs.start(pipeline.defaults(pipeline.TRAINING) | changed),
-        model=model, history=pd.DataFrame(0.1, pd.Index([1], name="epoch"), losses), metrics=metrics,
-        valid_index=index, y_valid=y[index], y_prob=evaluation.predict(model, data.scale(x[index])),
-    )  # fmt: skip
+    history, y_prob = (
+        pd.DataFrame(0.1, pd.Index([1], name="epoch"), losses),
+        evaluation.predict(model, data.scale(x[index])),
+    )
+    results = {"history": history, "metrics": metrics, "valid_index": index, "y_valid": y[index], "y_prob": y_prob}
+    runs.finish(run := runs.start(pipeline.defaults(pipeline.TRAINING) | changed), model=model, **results)
     variables = [execute(path, given) for path in sorted(pipeline.FOLDER.glob("0[4-7]_*.ipynb"))]
     assert runs.read_metrics(run, runs.TEST_METRICS)["test_loss"] == variables[0]["test_loss"]
     told = capsys.readouterr().out

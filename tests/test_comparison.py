@@ -78,10 +78,10 @@ def test_newest_run_of_one_configuration_and_seed(ablation):
 
 def test_runs_that_differ_in_code_or_in_a_notebooks_own_parameter(ablation):
     for seed in range(2):
-        make_run(ablation, f"own{seed}", 0.99, seed=seed, shape="round")
+        make_run(ablation, f"own{seed}", 0.99, seed=seed, shape="round", clip=None)
     make_run(ablation, "old", 0.9, seed=0, code_hash="0123456789")
     table = comparison.read_runs(ablation)
-    assert table.loc[["own0", "own1"], "configuration"].to_list() == ["shape = round"] * 2
+    assert table.loc[["own0", "own1"], "configuration"].to_list() == ["shape = round, clip = None"] * 2
     assert table.loc["old", "configuration"] == "code = 01234567" and table.loc["r00", "configuration"] == "base"
     assert {"shape", "code"} < set(comparison.varying_parameters(table)) and "cpu" not in comparison.varying_parameters(
         table

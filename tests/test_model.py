@@ -56,8 +56,7 @@ def test_downsampling_halves_each_block_once(downsampling, stride):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"filters": (4,)}, r"filters = \(4,\), convs_per_block = \(1, 2\): allowed are equal lengths"),
-     ({"pooling_head": "mean"}, "pooling_head = 'mean': allowed are average, max, flatten"),
+    [({"pooling_head": "mean"}, "pooling_head = 'mean': allowed are average, max, flatten"),
      ({"downsampling": "mean"}, "downsampling = 'mean': allowed are max, average, stride")],
 )  # fmt: skip
 def test_arguments_that_make_no_network(wrong, message):

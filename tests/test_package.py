@@ -27,34 +27,47 @@ def test_layers():
     assert hidden <= {"_tensorflow"}, "move what a notebook needs into a visible module, or into the notebook"
 
 
-def test_code_hash_sees_code_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(_environment, "PACKAGE", tmp_path)
+def test_code_hash_sees_code_alone(monkeypatch):
     texts = ["def f(a):\n  return 0", '"""Said."""\ndef f(a):  # said\n    """Said."""\n    return (0)\n']
     texts += [f"def f(a):\n  return {value}" for value in ("1", "False", "''", "None", "a", "0 or f(a)")]
-    hashes = [(tmp_path / "a.py").write_text(text, "utf-8") and _environment.code_hash(["a.py"]) for text in texts]
+    hashes = [
+        monkeypatch.setitem(_environment.SOURCES, "a.py", text) or _environment.code_hash(["a.py"]) for text in texts
+    ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == len(texts) - 1
 
 
-CELLS = ["import numpy as np", "# Parameters\nepochs = 5", "epochs: int = 3  # epochs\nsize: int = 1",
+CELLS = ["import numpy as np", "epochs: int = 3  # epochs\nsize: int = 1", "# Parameters\nepochs = 5",
          "x, late = np.zeros(3), 1", "y = [k for k in x]", "late = x + late",
          "np.sum(x)\nfit = lambda: (x, y, epochs)"]  # fmt: skip
+TIMED = "get_ipython().run_cell_magic('time', '', 'y = [k for k in x]\\n')"
+LOOKS = "print(x); np.sum(x[:2]); x.shape; x.mean(); z: int = 3; np.hist(x); late = np.unique(y)"
+HARMS = "x /= 2; x[0] = 1; x.y = 1; y.sort(); x = y; add(x); np.random.shuffle(x[:2]); import y; y: int = 3; del y[0]"
 
 
 @pytest.mark.parametrize(
     ("cells", "same"),
-    [(["", *CELLS[:6], "late = 2", "print(x)", "np.sum(x[:2])", "x.shape", CELLS[0], *CELLS[3:]], True),
-     ([CELLS[0], *CELLS[2:]], True), ([*CELLS[:2], "epochs: int = 9\nsize: int = 2", *CELLS[3:]], True),
+    [([*CELLS, *CELLS], True), (["", *CELLS[:6], "late = 2", CELLS[0], *CELLS[3:]], True),
+     ([*CELLS[:2], *CELLS[3:]], True), ([CELLS[0], "epochs: int = 9\nsize: int = 2", *CELLS[2:]], True),
      ([*CELLS[:-1], "np.sum(x)  # said\nfit = lambda: (x, y, epochs)"], True),
-     ([*CELLS[:4], "%pip install this", "half [", *CELLS[4:]], True)]
-    + [([*CELLS[:-1], harm, CELLS[-1]], False) for harm in ("x /= 2", "x[0] = 1", "x.y = 1", "y.sort()", "x = y",
-                                                             "np.random.shuffle(x)", "import y", "y: int = 3")]
-    + [([*CELLS[:3], "x, late = np.ones(3), 1", *CELLS[4:]], False), ([*CELLS[:-1], "fit = lambda: (x, y)"], False)],
+     ([*CELLS[:4], "%pip install this", "half [", TIMED, *CELLS[5:]], True)]
+    + [([*CELLS[:-1], look, CELLS[-1]], True) for look in LOOKS.split("; ")]
+    + [([*CELLS[:-1], harm, CELLS[-1]], False) for harm in (*HARMS.split("; "), "if y:\n  y.append(1)", "np.sum = max")]
+    + [([*CELLS[:4], TIMED.replace("in x", "in np.ones(3)"), *CELLS[5:]], False),
+       ([*CELLS[:-1], "x = 2 * x", "x = 2 * x", CELLS[-1]], False), ([*CELLS[:-1], "fit = lambda: (x, y)"], False)],
 )  # fmt: skip
 def test_code_hash_sees_the_cells_that_the_last_one_rests_on(cells, same, monkeypatch):
     """Rerun, commented or looked at, they are the same; given or changed otherwise, they are not."""
     monkeypatch.setattr(sys.modules["__main__"], "In", CELLS, raising=False)
     assert (_environment.code_hash() == _environment.code_hash(cells=cells)) == same
     assert _environment.code_hash() != _environment.code_hash(cells=())
+
+
+@pytest.mark.parametrize("late", [CELLS[1], "# Parameters of mine\nepochs = 4", "epochs: int = 4", "epochs = 4"])
+def test_parameters_changed_after_their_use_are_refused(late):
+    use = "steps = 10 * epochs"
+    assert _environment.code_hash(cells=[*CELLS[:3], use, "fit(steps)"])
+    with pytest.raises(ValueError, match="after its use: run again from its cell on"):
+        _environment.code_hash(cells=[*CELLS[:3], use, late, "fit(steps, epochs)"])
 
 
 def test_model_file_with_a_lambda_layer_is_refused(tmp_path):

@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from unittest.mock import Mock
@@ -189,7 +188,7 @@ def test_runs_folder(monkeypatch, tmp_path):
         assert str(runs.runs_folder(given)) == str(folder)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:3], lambda b: b"\xff\xff" + b[90:]])
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:3], lambda b: b"\xff\xff" + b[90:], lambda b: b"[]"])
 @pytest.mark.parametrize("name", ["validation.npz", "metrics.json", "history.csv", "params.yaml"])
 def test_damaged_file(name, damage):
     path = evaluated().folder / name
@@ -207,11 +206,3 @@ def test_environment(monkeypatch, within, beside, threads):
     assert found["threads"] == threads and found["code_hash"] == _environment.code_hash()
     assert all(re.match(r"\d+\.\d+", found[name]) for name in ("python", "keras", "numpy"))
     assert not re.search(r"(?<!\w)/\w|\w:\\\\", str(found))
-
-
-def test_commit_of_a_foreign_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(_environment, "PACKAGE", tmp_path)
-    (tmp_path / "_environment.py").touch()
-    for words, known in {"init": False, "add .": True}.items():
-        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True, capture_output=True)
-        assert (_environment._git("status", "--porcelain") is not None) == known

@@ -90,12 +90,12 @@ def test_random_shares():
      ({"seeds": [0], "grid": {"seed": [1]}}, "seed stands in two of variants, grid, random and seeds"),
      ({"random": 3}, "random = 3"), ({"random": {"samples": 0, "ranges": {}}}, r"samples = \[\]"),
      ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 1, "log": True}}}}, "more than 0"),
-     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "low must be less"),
+     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "numbers low < high"),
      ({"base": None}, "cannot read None")]
     + [({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.1, "high": 0.5}}, **wrong}}, message)
        for wrong, message in [({"sed": 5}, "unknown sed"), ({"seed": None}, "seed is None, not a whole"),
-                              ({"ranges": {"dropout": {"low": "1e-4", "high": 1}}}, "low and high must be numbers"),
-                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "log": "false"}}}, "log a bool"),
+                              ({"ranges": {"dropout": {"low": "1e-4", "high": 1}}}, "; 1.0e-4, not 1e-4"),
+                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "log": "false"}}}, "numbers low < high"),
                               ({"ranges": {"dropout": {"low": 0.1, "high": 1, "logs": True}}}, "unknown logs")]],
 )  # fmt: skip
 def test_bad_file(trivial, content, message):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -49,7 +50,7 @@ def train(folder, *, model=None, epochs=4, early_stopping=True, y_valid=Y[200:],
     batches = augmented_batches(X[:200], Y[:200], 25, epochs=epochs, initial_epoch=first, augment=["flip"], seed=3)
     history = model.fit(
         batches, steps_per_epoch=STEPS, epochs=epochs, initial_epoch=first, validation_data=(X[200:], y_valid), **fixed,
-        callbacks=[*more, stopping, checkpoint, training.Progress(), last],
+        callbacks=[*more, stopping, checkpoint, last],
     )  # fmt: skip
     state = {name: getattr(stopping, name) for name in training.EARLY_STOPPING_STATE}
     return SimpleNamespace(weights=model.get_weights(), history=history.history, epochs=history.epoch, stopping=state)
@@ -118,14 +119,6 @@ def test_history_and_what_is_printed(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == told
 
 
-def test_fit_without_accuracy_or_validation(tmp_path):
-    checkpoint = training.Checkpoint(tmp_path, None)
-    with pytest.raises(ValueError, match=r"metrics=\['accuracy'\]; it has loss"):
-        checkpoint.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(ValueError, match="give fit its validation_data"):
-        checkpoint.on_epoch_end(0, {"loss": 1.0, "accuracy": 0.5})
-
-
 @pytest.mark.parametrize(("moment", "early_stopping"), [("on_train_batch_begin", True), ("on_test_begin", False)])
 def test_loss_not_a_number_ends_the_training_with_the_epoch_before(moment, early_stopping, tmp_path, capsys):
     """At on_test_begin the weights are lost after the last step: only the validation loss tells it."""
@@ -176,6 +169,14 @@ def test_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monke
     with pytest.raises(OSError, match="full"):
         train(tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_fit_in_another_cell_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "In", ["checkpoint = 1"], raising=False)
+    checkpoint = training.Checkpoint(tmp_path, None)
+    sys.modules["__main__"].In.append("fit(checkpoint)")
+    with pytest.raises(ValueError, match="make the Checkpoint in the cell that calls fit"):
+        checkpoint.on_train_begin()
 
 
 @pytest.mark.parametrize("module", ["training.py", "augmentation.py", "plots.py"])

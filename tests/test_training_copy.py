@@ -152,3 +152,9 @@ def test_auto_precision_by_processor(tmp_path, monkeypatch, vendor, flags, gpus,
     assert copy.get_layer("block1_conv1").compute_dtype == ("bfloat16" if faster else "float32")
     assert isinstance(copy, _training_copy._TwoHalvesModel) != bool(gpus), "with a GPU the step is Keras's own"
     assert not gpus or copy.get_config() == network().get_config()
+
+
+def test_copies_of_a_sequential_network():
+    model = tf.keras.Sequential([tf.keras.Input((28, 28, 1)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(10)])
+    assert np.array_equal(training_copy(model, "float32").get_weights()[0], model.get_weights()[0])
+    assert plain_copy(model)(images(2)[0]).shape == (2, 10)
