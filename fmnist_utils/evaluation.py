@@ -28,7 +28,7 @@ def predict(model, x: np.ndarray) -> np.ndarray:
     """Return the model's probabilities, (n, 10) float32, for x: (n, 28, 28, 1) in [0, 1]; ValueError for logits."""
     y_prob = model.predict(x, batch_size=1000, verbose=0)
     if not np.allclose(y_prob.sum(axis=1), 1, atol=0.01):
-        raise ValueError("the network gives no probabilities, rows that add up to 1: let softmax be its last layer")
+        raise ValueError("it gives no probabilities: let softmax be its last layer, or train at a lower learning_rate")
     return y_prob
 
 
