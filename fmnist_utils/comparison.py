@@ -50,6 +50,8 @@ def _row(folder):
     told = {
         name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
     }
+    if clash := run.params.keys() & {*metrics, "code", "cpu", "threads", "configuration"} - {"seed", "precision"}:
+        raise runs.RunError(f"the run {run.name!r} has a parameter named like a result: {', '.join(sorted(clash))}")
     told["code"] = str(machine.get("code_hash", "unknown"))[:8]
     return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 
@@ -57,7 +59,7 @@ def _row(folder):
 def _format(value):
     if isinstance(value, list):
         return "-".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def varying_parameters(table: pd.DataFrame) -> list[str]:

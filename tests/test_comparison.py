@@ -91,8 +91,10 @@ def test_runs_that_differ_in_code_or_in_a_notebooks_own_parameter(ablation):
 @pytest.mark.parametrize("name", [runs.PARAMS, runs.METRICS, runs.ENVIRONMENT, runs.VALIDATION])
 def test_damaged_run_is_named_and_left_out(name, ablation, capsys):
     (ablation / "r01" / name).write_text("{")
+    make_run(ablation, "own", best_epoch=3, code=1)
     assert comparison.read_runs(ablation).index.to_list() == ["r00", "r02", "r10", "r11", "r12"]
-    assert re.search(f"left out: the run 'r01' has a damaged or foreign {name}", capsys.readouterr().out)
+    assert re.search(f"left out: the run 'r01' has a damaged or foreign {name}", told := capsys.readouterr().out)
+    assert "left out: the run 'own' has a parameter named like a result: code\n" in told
 
 
 def test_t_confidence_interval():
