@@ -20,7 +20,7 @@ from fmnist_utils._environment import _commit, _cpu, cores, thread_settings
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(str(path) for path in (ROOT / "notebooks").glob("*.ipynb"))
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "--nbval-cell-timeout=1200"]
-COMMAND += NOTEBOOKS
+COMMAND += ["-n", "2", *NOTEBOOKS]
 SETTINGS = {
     "own": {},
     "without oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "0"},
