@@ -16,7 +16,6 @@ from pathlib import Path
 from IPython.core.inputtransformer2 import TransformerManager
 
 PACKAGE = Path(__file__).resolve().parent
-VERSIONS = ("tensorflow", "keras", "numpy", "scikit-learn")
 TRAINING_MODULES = ("_tensorflow.py", "_training_copy.py", "augmentation.py", "data.py", "model.py", "training.py")
 # as they were loaded: what is written into a file later does not count
 FILES = [path for kind in ("py", "mplstyle", "yaml") for path in PACKAGE.glob(f"[a-z_]*.{kind}")]
@@ -151,7 +150,7 @@ def environment() -> dict:
     within, beside = (int(number) if number.isdigit() else 0 for number in set_threads)
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
+        **{name: version(name) for name in ("tensorflow", "keras", "numpy", "scikit-learn")},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),

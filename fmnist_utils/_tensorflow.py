@@ -50,5 +50,3 @@ with capture_stderr():
     list(tf.data.Dataset.from_generator(lambda: [0], output_signature=tf.TensorSpec((), tf.int32)))
 tf.keras.config.set_floatx("float32")  # a user's keras.json may say otherwise
 tf.keras.config.set_image_data_format("channels_last")
-
-__all__ = ["capture_stderr", "tf"]

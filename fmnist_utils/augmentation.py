@@ -17,8 +17,7 @@ def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=()
     mirrors each image in every other epoch (Jordan 2024, arXiv:2404.00498).
     """
     if isinstance(augment, str) or set(augment) - set(AUGMENTATIONS):
-        known = ", ".join(AUGMENTATIONS)
-        raise ValueError(f"augment = {augment!r}: allowed is a list of some of {known}; [] for none")
+        raise ValueError(f"augment = {augment!r}: allowed is a list of some of {', '.join(AUGMENTATIONS)}; [] for none")
     x, y = tf.constant(x), tf.constant(y)
     key = tf.constant([seed, 0])
     first_flips = tf.random.stateless_uniform([len(x)], tf.random.experimental.stateless_fold_in(key, -1)) < 0.5

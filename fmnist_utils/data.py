@@ -82,9 +82,6 @@ def stratified_split(
     """
     train, valid = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
     if train_size not in (0, len(train)):
-        least, most = len(CLASS_NAMES), len(train) - len(CLASS_NAMES)
-        if not least <= train_size <= most:
-            raise ValueError(f"train_size = {train_size}: allowed are 0 or {len(train)} (all), and {least} to {most}")
         train, _ = train_test_split(train, train_size=train_size, stratify=y[train], random_state=seed)
     return np.sort(train), np.sort(valid)
 

@@ -90,10 +90,9 @@ def defaults(notebook) -> dict:
         raise ValueError(f"{path}: wanted is a notebook with parameters such as 5, 'text', [1, 2] ({told})") from error
 
 
-def run_all(values: dict, runs_dir=None) -> Path:
+def run_all(values: dict) -> Path:
     """Execute 01 to 04 by checked parameters, but not what is complete; write report.html; return the run's folder."""
-    values = {**values, "runs_dir": str(runs_dir or values.get("runs_dir", "runs"))}
-    folder = runs.runs_folder(values["runs_dir"]) / values["run_name"]
+    folder = runs.runs_folder(values.get("runs_dir", "runs")) / values["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     for number, notebook in enumerate(NOTEBOOKS, start=1):
         title, output = f"[{number}/{len(NOTEBOOKS)}] {notebook}", folder / "notebooks" / f"{notebook}.ipynb"
@@ -153,9 +152,8 @@ class _EpochLines(io.StringIO):
     """A text stream that shows only what a training tells, without tearing the progress bar."""
 
     def write(self, text):
-        for line in text.splitlines():
-            if re.match(r"epochs? +(\d|of )", line):
-                tqdm.write(f"      {line}")
+        for line in re.findall(r"^epochs? +(?:\d|of ).*", text, re.MULTILINE):
+            tqdm.write(f"      {line}")
 
 
 def _write_report(folder):
@@ -187,14 +185,11 @@ def main():
     """Parse the command line, run, and end with a table; exit 1 with one clear message when something fails."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
-    parser.add_argument(
-        "--runs-dir", help="folder for run folders; a relative one counts from the project (default: runs)"
-    )
     arguments = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):  # an old terminal or a log must not end a command
         stream.reconfigure(errors="backslashreplace")
     try:
-        _print_table(run_all(read_parameters(arguments.parameters), arguments.runs_dir))
+        _print_table(run_all(read_parameters(arguments.parameters)))
     except PapermillExecutionError as error:
         told = f"The notebook failed in cell [{error.exec_count}]: {error.ename}: {error.evalue}"
         sys.exit(f"\n{told}\nIt is kept, with the error, in the run's folder, under notebooks/.")

@@ -31,17 +31,13 @@ def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, dive
     images = [np.reshape(image, np.shape(image)[:2]).astype(float) for image in images]
     lowest, highest = min(image.min() for image in images), max(np.abs(image).max() for image in images)
     rows = math.ceil(len(images) / columns)
-    height = rows * size * (1.3 if titles is not None else 1.05)
-    left = 0.95 if row_labels is not None else 0
+    height, left = rows * size * (1.05 if titles is None else 1.3), 0 if row_labels is None else 0.95
     axs = plt.subplots(rows, columns, figsize=(columns * size + left, height), squeeze=False)[1]
     plt.setp(list(axs.flat), xticks=[], yticks=[], frame_on=False)
     for i, (ax, image) in enumerate(zip(axs.flat, images, strict=False)):
-        low, top = (lowest, highest) if shared else (image.min(), np.abs(image).max())
-        top = top or 1
-        if diverging:
-            ax.imshow(image, cmap="PuOr", vmin=-top, vmax=top)
-        else:
-            ax.imshow(image, cmap="gray_r", vmin=min(0, low), vmax=top)
+        low, top = (lowest, highest or 1) if shared else (image.min(), np.abs(image).max() or 1)
+        look = {"cmap": "PuOr", "vmin": -top} if diverging else {"cmap": "gray_r", "vmin": min(0, low)}
+        ax.imshow(image, vmax=top, **look)
         if titles is not None:
             ax.set_title(titles[i], fontsize=10, fontweight="normal", loc="center")
     for ax, label in zip(axs[:, 0], row_labels if row_labels is not None else [], strict=False):

@@ -124,8 +124,7 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
         with atomic_write(work / HISTORY) as temporary:
             history.to_csv(temporary)
         write_npz(work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
-        now = datetime.now(UTC).isoformat()
-        write_json(work / ENVIRONMENT, {**run.environment, "finished": now})
+        write_json(work / ENVIRONMENT, {**run.environment, "finished": datetime.now(UTC).isoformat()})
         write_json(work / METRICS, metrics)
         if is_complete(run.folder):  # nothing of an older run may seem to belong to the new one
             shutil.rmtree(run.folder / "figures", ignore_errors=True)

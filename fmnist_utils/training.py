@@ -33,6 +33,28 @@ def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
     raise ValueError(f"schedule = {schedule!r}: allowed are one_cycle, cosine, constant")
 
 
+class Muon(tf.keras.optimizers.Adam):
+    """Adam, but for the kernels of all layers but the last Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+
+    A kernel counts as a matrix, (height · width · in, out). Its step is the momentum with all singular values near 1,
+    times 0.4 · learning rate · √(longer side): twice what Liu et al. 2025, arXiv:2502.16982, take.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if len(variable.shape) < 2 or index >= len(self._momentums) - 2:  # the last layer has a kernel and a bias
+            return super().update_step(gradient, variable, learning_rate)
+        momentum = self._momentums[index]
+        self.assign(momentum, 0.95 * momentum + gradient)
+        x = tf.reshape(gradient + 0.95 * momentum, (-1, variable.shape[-1]))
+        x /= tf.norm(x) + 1e-7
+        for _ in range(5):  # Newton–Schulz steps: singular values from 0 to 1 go near 1
+            square = tf.matmul(x, x, transpose_a=True)
+            x = 3.4445 * x + x @ (2.0315 * square @ square - 4.775 * square)
+        length = 0.4 * learning_rate * max(x.shape) ** 0.5
+        self.assign_sub(variable, tf.reshape(length * x, variable.shape))
+
+
 def steps_per_execution(steps_per_epoch: int) -> int:
     """Return how many steps Keras should run before it comes back to Python: an epoch's largest divisor up to 25."""
     return max(n for n in range(1, 26) if steps_per_epoch % n == 0)

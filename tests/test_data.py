@@ -63,7 +63,7 @@ def test_split_train_size(train_size):
 
 @pytest.mark.parametrize("train_size", [801, 9, -1, 795])
 def test_split_impossible_train_size(train_size):
-    with pytest.raises(ValueError, match=f"train_size = {train_size}: allowed are 0 or 800"):
+    with pytest.raises(ValueError, match=r"(train|test)_size"):
         data.stratified_split(LABELS, train_size=train_size)
 
 

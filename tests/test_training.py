@@ -24,15 +24,15 @@ Y = np.eye(10, dtype="float32")[KINDS]
 
 
 @functools.cache
-def network(rate=0.01, width=4):
+def network(rate=0.01, width=4, kind=tf.keras.optimizers.Adam):
     """Compile a network with all that has a state: batch norm, dropout, an optimizer. Its graph is built once."""
     tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(0)
     model = training.training_copy(build_model((width,), (1,), dropout=0.2, dense_units=8), "float32")
-    adam = tf.keras.optimizers.Adam(training.learning_rate_schedule("one_cycle", rate, 8 * STEPS))
-    model.compile(adam, "categorical_crossentropy", metrics=["accuracy"], steps_per_execution=4)
-    adam.build(model.trainable_variables)
-    model.start = [variable.numpy() for variable in (*model.weights, *adam.variables)]
+    optimizer = kind(training.learning_rate_schedule("one_cycle", rate, 8 * STEPS))
+    model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"], steps_per_execution=4)
+    optimizer.build(model.trainable_variables)
+    model.start = [variable.numpy() for variable in (*model.weights, *optimizer.variables)]
     return model
 
 
@@ -87,6 +87,27 @@ def test_schedule_constant_unknown_or_of_a_single_step():
 @pytest.mark.parametrize(("steps", "together"), [(1, 1), (7, 7), (26, 13), (53, 1), (375, 25), (422, 2)])
 def test_steps_per_execution_is_the_largest_divisor_up_to_25(steps, together):
     assert training.steps_per_execution(steps) == together
+
+
+def test_muons_steps():
+    """A convolution's kernel goes along the momentum's singular directions, all alike; the other variables by Adam."""
+    rng, shapes = np.random.default_rng(0), [(3, 3, 2, 4), (4,), (4, 10), (10,)]
+    gradients = [[rng.normal(size=shape).astype("float32") for shape in shapes] for _ in range(2)]
+    by_muon, by_adam = [[tf.keras.Variable(np.zeros(shape, "float32")) for shape in shapes] for _ in range(2)]
+    muon, adam = training.Muon(0.01, beta_2=0.99), tf.keras.optimizers.Adam(0.01, beta_2=0.99)
+    momentum, before = np.zeros((18, 4)), np.zeros((18, 4))
+    for gradient in gradients:
+        muon.apply(gradient, by_muon), adam.apply(gradient, by_adam)
+        matrix = gradient[0].reshape(18, 4)
+        momentum = 0.95 * momentum + matrix
+        left, _, right = np.linalg.svd(matrix + 0.95 * momentum, full_matrices=False)
+        after = by_muon[0].numpy().reshape(18, 4)
+        lengths = left.T @ (before - after) @ right.T / (0.01 * 0.4 * 18**0.5)
+        np.testing.assert_allclose(lengths, np.diag(np.diag(lengths)), atol=1e-4)
+        assert (np.abs(np.diag(lengths) - 0.95) < 0.3).all()
+        before = after
+    for a, b in zip(by_muon[1:], by_adam[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_training_summary_of_the_kept_epoch():
@@ -146,6 +167,14 @@ def test_interrupted_training_ends_as_an_undisturbed_one(stopped, undisturbed, t
     assert printed.count("epoch  ") == 4 - done
 
 
+def test_interrupted_training_by_muon_ends_as_an_undisturbed_one(tmp_path):
+    model = network(kind=training.Muon)
+    undisturbed = train(tmp_path / "undisturbed", model=model, epochs=2)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, model=model, epochs=2, stopped=("on_epoch_end", STEPS))
+    assert_same(undisturbed, train(tmp_path, model=model, epochs=2))
+
+
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_interrupted_training_again_and_again(early_stopping, tmp_path, tmp_path_factory):
     """Validation labels that are all wrong: the better it learns, the higher is that loss, and it stops early."""
@@ -191,7 +220,7 @@ def test_checkpoint_of_other_code_is_dropped(module, edit_package, tmp_path, cap
 def test_checkpoint_that_is_damaged_or_of_another_training(tmp_path):
     train(tmp_path, epochs=2)
     whole = (tmp_path / training.CHECKPOINT).read_bytes()
-    for other in ({"width": 5}, {"rate": 0.02}):
+    for other in ({"width": 5}, {"rate": 0.02}, {"kind": training.Muon}):
         with pytest.raises(RunError, match=r"another network, optimizer or loss.*Delete .* and train it again"):
             train(tmp_path, model=network(**other), epochs=2)
     for damaged in (whole[: len(whole) // 2], b"no archive", b""):
