@@ -24,9 +24,8 @@ def capture_stderr():
         try:
             yield
         except BaseException:
-            os.dup2(keep, 2)
             captured.seek(0)
-            sys.stderr.write(captured.read().decode(errors="replace"))
+            os.write(keep, captured.read())
             raise
         finally:
             os.dup2(keep, 2)

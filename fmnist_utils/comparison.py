@@ -50,9 +50,10 @@ def _row(folder):
     told = {
         name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
     }
-    if clash := run.params.keys() & {*metrics, "code", "cpu", "threads", "configuration"} - {"seed", "precision"}:
+    results = {*metrics, "code", "tensorflow", "cpu", "threads", "configuration"} - {"seed", "precision"}
+    if clash := run.params.keys() & results:
         raise runs.RunError(f"the run {run.name!r} has a parameter named like a result: {', '.join(sorted(clash))}")
-    told["code"] = str(machine.get("code_hash", "unknown"))[:8]
+    told |= {"code": str(machine.get("code_hash", "unknown"))[:8], "tensorflow": machine.get("tensorflow", "unknown")}
     return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 
 

@@ -27,7 +27,8 @@ from fmnist_utils.parameters import check_parameters
 FOLDER = runs.ROOT / "notebooks"
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
 NOTEBOOKS = ("01_data_exploration", "02_model", TRAINING, EVALUATION)
-RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT, runs.MODEL, runs.VALIDATION), EVALUATION: (runs.TEST_METRICS,)}
+RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT, runs.MODEL, runs.VALIDATION, runs.HISTORY, runs.PARAMS)}
+RESULTS[EVALUATION] = runs.TEST_METRICS, runs.TEST
 MOVED = {"runs_dir": ""}  # a folder of runs may be moved, as CI does with its cache
 KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
 
@@ -42,7 +43,9 @@ class _StrictLoader(yaml.SafeLoader):
             if str(key.value) in seen:
                 raise ValueError(f"{where}: this key stands there twice. Allowed is one of each")
             seen.add(str(key.value))
-            for scalar in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            scalars = [value]
+            for scalar in scalars:  # it grows by what lists hold
+                scalars += scalar.value if isinstance(scalar, yaml.SequenceNode) else []
                 if scalar.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[^.]|.*:", scalar.value):
                     raise ValueError(f"{where}: {scalar.value}: allowed are decimal numbers without zeros before them")
         return super().construct_mapping(node, deep)

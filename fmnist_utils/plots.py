@@ -1,7 +1,4 @@
-"""Figures that two notebooks share, or that take more than a few lines; nothing here computes a metric.
-
-Each function takes arrays or a frame, draws them, and returns the Axes.
-"""
+"""Figures that notebooks share, or that take more than a few lines: each draws, computes no metric, returns Axes."""
 
 import math
 from pathlib import Path

@@ -29,7 +29,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from fmnist_utils._environment import environment
+from fmnist_utils._environment import code_hash, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
@@ -96,10 +96,7 @@ def start(params: dict) -> Run:
             changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
             if changed:
                 told = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in changed)
-                raise RunError(
-                    f"the run {run.name!r} was made with other parameters ({told}). Choose another run_name, or delete "
-                    f"its folder {folder}."
-                )
+                raise RunError(f"{folder} is of other parameters ({told}). Choose another run_name, or delete it")
             _write_yaml(folder / PARAMS, new)
             run.lock.acquire()  # a second time: it outlives this block, which an error leaves unlocked
     return run
@@ -124,7 +121,8 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
         with atomic_write(work / HISTORY) as temporary:
             history.to_csv(temporary)
         write_npz(work / VALIDATION, index=valid_index, label=y_valid, probability=y_prob)
-        write_json(work / ENVIRONMENT, {**run.environment, "finished": datetime.now(UTC).isoformat()})
+        run.environment["finished"] = datetime.now(UTC).isoformat()
+        write_json(work / ENVIRONMENT, run.environment)
         write_json(work / METRICS, metrics)
         if is_complete(run.folder):  # nothing of an older run may seem to belong to the new one
             shutil.rmtree(run.folder / "figures", ignore_errors=True)
@@ -142,20 +140,20 @@ def _trouble_told(folder):
     try:
         yield
     except OSError as error:
-        told = (
-            f"cannot write the run folder {folder}: {error}. Make room and run again with the same run_name: finished "
-            "epochs are kept. Or choose another folder by the parameter runs_dir or the variable FMNIST_RUNS_DIR."
-        )
+        told = f"cannot write {folder}: {error}. Make room, or choose another folder: runs_dir, or FMNIST_RUNS_DIR"
         if isinstance(error, Timeout):
-            told = (
-                f"another process is writing the run {folder.name!r} now. Wait for it, stop it (a notebook's kernel "
-                "keeps its run until it has finished or is shut down), or choose another run_name."
-            )
+            told = f"another kernel or process writes the run {folder.name!r}: shut it down, or choose another run_name"
         raise RunError(told) from error
 
 
 def save_evaluation(run: Run, y: np.ndarray, y_prob: np.ndarray, summary: dict):
-    """Add to a complete run what 04 measured: test.npz, of `y` (n,) and `y_prob` (n, 10), and test_metrics.json."""
+    """Add to a complete run what 04 measured: test.npz, of `y` (n,) and `y_prob` (n, 10), and test_metrics.json.
+
+    Raises ValueError or RunError where that may be of another network: a parameter was changed, or the run made anew.
+    """
+    code_hash()
+    if finished(run.folder) != run.environment["finished"]:
+        raise RunError(f"the run {run.name!r} was trained again since it was opened. Run this notebook from its top.")
     with _trouble_told(run.folder):
         write_npz(run.folder / TEST, label=y, probability=y_prob)
         write_json(run.folder / TEST_METRICS, summary)
@@ -180,7 +178,7 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
             f"  papermill notebooks/03_training.ipynb out.ipynb -r run_name {name}\n"
             f"or `make run`, or run 03_training.ipynb with that run_name."
         )
-    return Run(folder, read_yaml(folder / PARAMS))
+    return Run(folder, read_yaml(folder / PARAMS), {"finished": finished(folder)})
 
 
 def finished(folder) -> str:

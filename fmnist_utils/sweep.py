@@ -118,16 +118,16 @@ def _samples(content, defaults):
     """Draw samples from ranges, a list of dicts; of a whole parameter whole numbers, each limit included."""
     try:
         _only(content, ("samples", "seed", "ranges"), "random")
-        if type(seed := content.get("seed", 0)) is not int:
-            raise ValueError(f"seed is {seed!r}, not a whole number")
+        if {type(content["samples"]), type(seed := content.get("seed", 0))} != {int}:
+            raise ValueError("samples or seed is no whole number")
         draw, samples = Random(seed), [{} for _ in range(content["samples"])]
         for name, limits in content["ranges"].items():
             _only(limits, ("low", "high", "log"), name)
             low, high, log = limits["low"], limits["high"], limits.get("log", False)
-            numbers = {type(low), type(high)} <= {int, float} and low < high and (low > 0 or not log)
+            whole = type(defaults.get(name)) is int
+            numbers = {type(low), type(high)} <= {int, *[float] * (not whole)} and low < high and (low > 0 or not log)
             if not numbers or type(log) is not bool:  # 1e-4 is text, 1.0e-4 is not
                 raise ValueError(f"{name}: wanted are numbers low < high, more than 0 with log: true; 1.0e-4, not 1e-4")
-            whole = type(defaults.get(name)) is int
             low, high = low - whole / 2, high + whole / 2  # each whole number its share
             for sample in samples:
                 value = math.exp(draw.uniform(math.log(low), math.log(high))) if log else draw.uniform(low, high)

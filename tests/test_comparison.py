@@ -22,12 +22,14 @@ def make_run(
     test_wrong=None,
     finished="2025",
     code_hash="new",
+    tensorflow="2.21.0",
     **changes,
 ):
     (folder := home / name).mkdir(parents=True, exist_ok=True)
     params = {"run_name": name, **DEFAULTS, **changes}
     (folder / runs.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    runs.write_json(folder / runs.ENVIRONMENT, {"cpu": "A", "threads": 2, "finished": finished, "code_hash": code_hash})
+    facts = {"cpu": "A", "threads": 2, "finished": finished, "code_hash": code_hash, "tensorflow": tensorflow}
+    runs.write_json(folder / runs.ENVIRONMENT, facts)
     runs.write_json(folder / runs.METRICS, {"val_accuracy": val_accuracy, "train_seconds": 10.0})
     for file, mistakes in ((runs.VALIDATION, wrong), (runs.TEST, test_wrong)):
         if mistakes is not None:
@@ -80,12 +82,13 @@ def test_runs_that_differ_in_code_or_in_a_notebooks_own_parameter(ablation):
     for seed in range(2):
         make_run(ablation, f"own{seed}", 0.99, seed=seed, shape="round", clip=None)
     make_run(ablation, "old", 0.9, seed=0, code_hash="0123456789")
+    make_run(ablation, "lower", 0.9, seed=0, tensorflow="2.17.0")
     table = comparison.read_runs(ablation)
     assert table.loc[["own0", "own1"], "configuration"].to_list() == ["shape = round, clip = None"] * 2
     assert table.loc["old", "configuration"] == "code = 01234567" and table.loc["r00", "configuration"] == "base"
-    assert {"shape", "code"} < set(comparison.varying_parameters(table)) and "cpu" not in comparison.varying_parameters(
-        table
-    )
+    assert table.loc["lower", "configuration"] == "tensorflow = 2.17.0"
+    varying = comparison.varying_parameters(table)
+    assert {"shape", "code", "tensorflow"} < set(varying) and "cpu" not in varying
 
 
 @pytest.mark.parametrize("name", [runs.PARAMS, runs.METRICS, runs.ENVIRONMENT, runs.VALIDATION])

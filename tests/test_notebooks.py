@@ -218,6 +218,6 @@ def test_exercise_has_an_answer_cell_a_solution_and_a_check(path):
 
 UNCOMPARED = {
     "notebooks/03: train-fit", "notebooks/03: curves", "notebooks/03: curves-final", "notebooks/03: write",
-    "notebooks/08: scaling", "notebooks/09: reasons-average",
+    "notebooks/08: scaling",
     "solutions/03: overfit-solution",
 }  # fmt: skip

@@ -60,7 +60,7 @@ def test_run_name_comes_from_the_file(tmp_path, file, run_name):
      ("epochs: 0", "epochs = 0 .*allowed is int, 1 to 10000"), ("epochs: [5", "cannot read .*bad.yaml"),
      ("seed: 1\nepochs: 2\nseed: 3", r"bad.yaml: line 3, seed: this key stands there twice\. Allowed is one"),
      ("seed: 010", "bad.yaml: line 1, seed: 010: allowed are decimal"), ("epochs: 1:30", "epochs: 1:30: allowed"),
-     ("filters: [0x10, 8, 8]", "filters: 0x10: allowed"), ("dropout: 1:0.5", "dropout: 1:0.5: allowed"),
+     ("filters: [[8], [010]]", "filters: 010: allowed"), ("dropout: 1:0.5", "dropout: 1:0.5: allowed"),
      ("photo_path: params", "photo_path = 'params': there is no such"), ("photo_path: 5", "photo_path = 5"),
      ("photo_path: none.png", "photo_path = 'none.png': there is no such file"),
      ("train_size: 50000", "train_size = 50000: allowed are 48000, or 47990 at most"),
@@ -97,6 +97,7 @@ def change(key, value):
      (lambda done, folder: (folder / "photo").write_text("new"), "the photo has changed"),
      (lambda done, folder: (folder / runs.ENVIRONMENT).write_text("b"), HARMED),
      (lambda done, folder: (folder / runs.MODEL).unlink(), "model.keras has changed"),
+     (lambda done, folder: (folder / runs.HISTORY).unlink(), "history.csv has changed"),
      (lambda done, folder: (folder / runs.ENVIRONMENT).unlink(), HARMED)],
 )  # fmt: skip
 def test_why_to_run(harm, reason, tmp_path, monkeypatch):
@@ -107,7 +108,7 @@ def test_why_to_run(harm, reason, tmp_path, monkeypatch):
     source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1"), head])
     nbformat.write(source, tmp_path / f"{pipeline.TRAINING}.ipynb")
     monkeypatch.setattr(pipeline, "FOLDER", tmp_path)
-    for name in (runs.ENVIRONMENT, runs.MODEL, "photo"):
+    for name in (runs.ENVIRONMENT, runs.MODEL, runs.HISTORY, "photo"):
         (tmp_path / name).write_text("a")
     done = copy.deepcopy(source)
     done.metadata["papermill"] = {"end_time": "then", "exception": None, "parameters": {}}

@@ -85,6 +85,20 @@ def test_finished_run(home):
     assert runs.read_metrics(run, runs.TEST_METRICS) == {"test_accuracy": 0.5}
 
 
+def test_evaluation_of_another_network_is_refused(monkeypatch):
+    """The run was trained again since 04 read it, or 04's run_name was changed and not all cells were run again."""
+    evaluated()
+    opened = runs.find("tiny")
+    finish(runs.start(PARAMS), 2)
+    with pytest.raises(runs.RunError, match="the run 'tiny' was trained again since it was opened"):
+        runs.save_evaluation(opened, np.array([3, 1]), np.eye(2), {})
+    cells = ['run_name: str = "a"', "run = find(run_name)", "y_prob = predict(run)", "save(run, y_prob)"]
+    monkeypatch.setattr(sys.modules["__main__"], "In", [*cells[:3], 'run_name: str = "b"', cells[1], cells[3]], False)
+    with pytest.raises(ValueError, match="after its use: run again from its cell on"):
+        runs.save_evaluation(runs.find("tiny"), np.array([3, 1]), np.eye(2), {})
+    assert not (opened.folder / runs.TEST).exists()
+
+
 def test_folder_deleted_while_it_trains():
     run = runs.start(PARAMS)
     shutil.rmtree(run.folder)
@@ -123,7 +137,7 @@ def test_finish_stopped_at_any_step(home, monkeypatch):
 
 @pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "os.fsync", "os.replace", "numpy.savez_compressed"])
 def test_full_disk(call, home, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(runs.RunError, match=r"full\. Make room and .*FMNIST_RUNS_DIR"):
+    with monkeypatch.context() as patch, pytest.raises(runs.RunError, match=r"full\. Make room, or .*FMNIST_RUNS_DIR"):
         patch.setattr(call, Mock(side_effect=OSError(errno.ENOSPC, "full")))
         finish(runs.start(PARAMS))
     assert set(os.listdir(finish(runs.start(PARAMS)).folder)) == FILES
@@ -131,7 +145,9 @@ def test_full_disk(call, home, monkeypatch):
 
 def test_start_locked_until_the_writer_is_killed(hold_lock):
     writer = hold_lock(evaluated().folder / ".lock")
-    with pytest.raises(runs.RunError, match=r"another process is writing the run 'tiny' now.*choose another run_name"):
+    with pytest.raises(
+        runs.RunError, match=r"another kernel or process writes the run 'tiny': .*choose another run_name"
+    ):
         runs.start(PARAMS)
     writer.kill(), writer.wait()
     finish(runs.start(PARAMS))

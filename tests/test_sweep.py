@@ -93,10 +93,11 @@ def test_random_shares():
      ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "numbers low < high"),
      ({"base": None}, "cannot read None")]
     + [({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.1, "high": 0.5}}, **wrong}}, message)
-       for wrong, message in [({"sed": 5}, "unknown sed"), ({"seed": None}, "seed is None, not a whole"),
+       for wrong, message in [({"sed": 5}, "unknown sed"), ({"seed": None}, "seed is no whole number"),
                               ({"ranges": {"dropout": {"low": "1e-4", "high": 1}}}, "; 1.0e-4, not 1e-4"),
                               ({"ranges": {"dropout": {"low": 0.1, "high": 1, "log": "false"}}}, "numbers low < high"),
-                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "logs": True}}}, "unknown logs")]],
+                              ({"ranges": {"dropout": {"low": 0.1, "high": 1, "logs": True}}}, "unknown logs"),
+                              ({"ranges": {"seed": {"low": 0.5, "high": 2}}}, "low"), ({"samples": True}, "no whole")]],
 )  # fmt: skip
 def test_bad_file(trivial, content, message):
     """It is refused in one line."""

@@ -38,6 +38,7 @@ def main():
     every = [*sorted(FOLDER.glob("[0-9][0-9]_*[a-z].ipynb")), *sorted(FOLDER.glob("solutions/*[a-z].ipynb"))]
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
+        os.environ |= {"IPYTHONDIR": f"{folder}/ipython", "MATPLOTLIBRC": folder}  # not a user's
         os.environ.pop("JPY_SESSION_NAME", None)
         for path in [FOLDER / name for name in sys.argv[1:]] or every:
             store(path)
