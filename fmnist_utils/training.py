@@ -36,7 +36,7 @@ def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
 class Muon(tf.keras.optimizers.Adam):
     """Adam, but for the kernels of all layers but the last Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
 
-    A kernel counts as a matrix, (height · width · in, out). Its step is the momentum with all singular values near 1,
+    A kernel counts as a matrix, (height · width · in, out). Its step is the momentum, its singular values brought near 1,
     times 0.4 · learning rate · √(longer side): twice what Liu et al. 2025, arXiv:2502.16982, take.
     """
 
@@ -48,7 +48,7 @@ class Muon(tf.keras.optimizers.Adam):
         self.assign(momentum, 0.95 * momentum + gradient)
         x = tf.reshape(gradient + 0.95 * momentum, (-1, variable.shape[-1]))
         x /= tf.norm(x) + 1e-7
-        for _ in range(5):  # Newton–Schulz steps: singular values from 0 to 1 go near 1
+        for _ in range(3):  # Newton–Schulz steps; five are usual, three gave no less
             square = tf.matmul(x, x, transpose_a=True)
             x = 3.4445 * x + x @ (2.0315 * square @ square - 4.775 * square)
         length = 0.4 * learning_rate * max(x.shape) ** 0.5

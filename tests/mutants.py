@@ -94,7 +94,7 @@ MUTANTS = [
     ("Muon takes a kernel's first axis for the matrix's rows", TRAINING, "0.95 * momentum, (-1, variable.shape[-1]))", "0.95 * momentum, (variable.shape[0], -1))"),
     ("Muon steps in the last layer too", TRAINING, " or index >= len(self._momentums) - 2:", ":"),
     ("Muon's step does not grow with the matrix", TRAINING, " * max(x.shape) ** 0.5", " * 2"),
-    ("Muon keeps the singular values", TRAINING, "for _ in range(5):", "for _ in range(0):"),
+    ("Muon keeps the singular values", TRAINING, "for _ in range(3):", "for _ in range(0):"),
     ("a go that reaches into the next epoch", TRAINING, "if steps_per_epoch % n == 0)", "if n <= steps_per_epoch)"),
     ("a restart forgets the optimizer's state", TRAINING, '            variable.assign(self._arrays[f"optimizer{i}"])', "            pass"),
     ("a restart forgets early stopping's state", TRAINING, "            setattr(self.early_stopping, name, self.state[name])", "            pass"),
