@@ -162,7 +162,7 @@ MUTANTS = [
     ("loss without one-hot", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "SparseCategoricalCrossentropy()"),
     ("labels without one-hot", NOTEBOOK["03"], "data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])", "data.scale(x_raw[train_index]), y_raw[train_index]"),
     ("a parameter ignored", NOTEBOOK["03"], "weight_decay=weight_decay or None", "weight_decay=None"),
-    ("Muon asked for, Adam taken", NOTEBOOK["03"], "kinds[optimizer](", 'kinds["adam"]('),
+    ("Muon asked for, Adam taken", NOTEBOOK["03"], "optimizers[optimizer](", 'optimizers["adam"]('),
     ("training images not augmented", NOTEBOOK["03"], "    augment=augment, max_shift=max_shift, seed=seed)  # fmt", '    augment=[], max_shift=max_shift, seed=seed)  # fmt'),
     ("validated on the training images", NOTEBOOK["03"], "validation_data=(x_valid, y_valid)", "validation_data=(x_train, y_train)"),
     ("early stopping watches the training loss", NOTEBOOK["03"], '"val_loss", patience=', '"loss", patience='),
