@@ -13,22 +13,12 @@ LABEL = np.arange(100) % 10
 DEFAULTS = {"seed": 0, "dropout": 0.1, "batch_norm": True, "filters": [4, 8], "learning_rate": 0.006}
 
 
-def make_run(
-    home,
-    name,
-    val_accuracy=0.9,
-    index=range(100),
-    wrong=(),
-    test_wrong=None,
-    finished="2025",
-    code_hash="new",
-    tensorflow="2.21.0",
-    **changes,
-):
+def make_run(home, name, val_accuracy=0.9, index=range(100), wrong=(), test_wrong=None, **changes):
+    usual = {"finished": "2025", "code_hash": "new", "tensorflow": "2.21.0"}
+    facts = {"cpu": "A", "threads": 2} | {fact: changes.pop(fact, value) for fact, value in usual.items()}
     (folder := home / name).mkdir(parents=True, exist_ok=True)
     params = {"run_name": name, **DEFAULTS, **changes}
     (folder / runs.PARAMS).write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    facts = {"cpu": "A", "threads": 2, "finished": finished, "code_hash": code_hash, "tensorflow": tensorflow}
     runs.write_json(folder / runs.ENVIRONMENT, facts)
     runs.write_json(folder / runs.METRICS, {"val_accuracy": val_accuracy, "train_seconds": 10.0})
     for file, mistakes in ((runs.VALIDATION, wrong), (runs.TEST, test_wrong)):
