@@ -98,8 +98,7 @@ def test_muons_steps():
     momentum, before = np.zeros((18, 4)), np.zeros((18, 4))
     for gradient in gradients:
         muon.apply(gradient, by_muon), adam.apply(gradient, by_adam)
-        matrix = gradient[0].reshape(18, 4)
-        momentum = 0.95 * momentum + matrix
+        momentum = 0.95 * momentum + (matrix := gradient[0].reshape(18, 4))
         left, _, right = np.linalg.svd(matrix + 0.95 * momentum, full_matrices=False)
         after = by_muon[0].numpy().reshape(18, 4)
         lengths = left.T @ (before - after) @ right.T / (0.01 * 0.4 * 18**0.5)
