@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def learning_rate_schedule(schedule: str, learning_rate: float, steps: int):
 class Muon(tf.keras.optimizers.Adam):
     """Adam, but for the kernels of all layers but the last Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
 
-    A kernel counts as a matrix, (height · width · in, out). Its step is the momentum, its singular values brought near 1,
+    A kernel counts as a matrix, (height · width · in, out). Its step is the momentum, with singular values near 1,
     times 0.4 · learning rate · √(longer side): twice what Liu et al. 2025, arXiv:2502.16982, take.
     """
 
@@ -65,21 +66,21 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     It stands after `early_stopping` in `callbacks`, seeds dropout by (`seed`, epoch), and adds learning_rate and
     seconds to the history. A loss that is not a number ends the training with the weights before. A file of other code
-    is dropped; RunError for a damaged or another training's, ValueError where `fit` stands in another cell.
+    or `arrays` is dropped. RunError for a damaged or another training's, ValueError where `fit` stands in another cell.
     """
 
-    def __init__(self, folder, early_stopping, seed=0):
+    def __init__(self, folder, early_stopping, arrays=(), seed=0):
         super().__init__()
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
-        self.code = code_hash()
+        self.code = [code_hash(), *(zlib.crc32(np.ascontiguousarray(array)) for array in arrays)]
         if self.path.exists():
             with damage_told(self.path), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
                 if state["code"] == self.code:
                     self.state, self._arrays = state, dict(file)
                 else:
-                    print("the epochs of an interrupted training are dropped: the code has changed since, or a cell")
+                    print("an interrupted training's epochs are dropped: the code, a cell or the data have changed")
 
     @property
     def initial_epoch(self):
@@ -87,7 +88,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
         return self.state["next_epoch"]
 
     def on_train_begin(self, logs=None):
-        if code_hash() != self.code:
+        if code_hash() != self.code[0]:
             raise ValueError("make the Checkpoint in the cell that calls fit: by it an interrupted training is known")
         compiled = self.model.get_compile_config()
         del compiled["optimizer"]["config"]["name"]  # in which Keras counts
@@ -140,9 +141,8 @@ class Checkpoint(tf.keras.callbacks.Callback):
         stopping = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING_STATE}
         stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         next_epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
-        stopping |= {"compiled": self.compiled, "code": self.code}
-        self.state = {"next_epoch": next_epoch, "history": history, **stopping}
-        arrays = {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
+        stopping |= {"next_epoch": next_epoch, "history": history, "compiled": self.compiled, "code": self.code}
+        self.state, arrays = stopping, {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
         arrays |= {f"optimizer{i}": variable.numpy() for i, variable in enumerate(self.model.optimizer.variables)}
         arrays |= {f"best{i}": weight for i, weight in enumerate(self.early_stopping.best_weights or [])}
         self.path.parent.mkdir(parents=True, exist_ok=True)  # `finish` takes it away, and a cell may be run again

@@ -118,6 +118,7 @@ MUTANTS = [
     ("the epoch before the kept one is told", TRAINING, 'columns["val_accuracy"][best_epoch - 1]', 'columns["val_accuracy"][best_epoch - 2]'),
     ("the highest validation accuracy is told", TRAINING, 'columns["val_accuracy"][best_epoch - 1]', 'max(columns["val_accuracy"])'),
     ("a training of other code goes on", TRAINING, 'state["code"] == self.code', "True"),
+    ("a training on other labels goes on", TRAINING, "zlib.crc32(np.ascontiguousarray(array))", "0"),
     ("images a second of one epoch only", TRAINING, "images * epochs / seconds", "images / seconds"),
     ("the training loss told as validation's", TRAINING, "{name} {logs[name]:.4f}", "{name} {logs[name.replace('val_', '')]:.4f}"),
     ("confusion matrix transposed", NOTEBOOK["04"], "confusion_matrix(y_test_raw, y_pred)", "confusion_matrix(y_pred, y_test_raw)"),

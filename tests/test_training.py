@@ -44,7 +44,7 @@ def train(folder, *, model=None, epochs=4, early_stopping=True, y_valid=Y[200:],
     stopping = tf.keras.callbacks.EarlyStopping(
         "val_loss", patience=2 if early_stopping else epochs, restore_best_weights=early_stopping
     )
-    checkpoint, last = training.Checkpoint(folder, stopping, seed=3), tf.keras.callbacks.Callback()
+    checkpoint, last = training.Checkpoint(folder, stopping, [Y[:200]], seed=3), tf.keras.callbacks.Callback()
     setattr(last, stopped[0], lambda *_, **__: model.optimizer.iterations == stopped[1] and 1 / 0)
     first, fixed = checkpoint.initial_epoch, {"validation_batch_size": 100, "shuffle": False, "verbose": 0}
     batches = augmented_batches(X[:200], Y[:200], 25, epochs=epochs, initial_epoch=first, augment=["flip"], seed=3)
@@ -95,16 +95,15 @@ def test_muons_steps():
     gradients = [[rng.normal(size=shape).astype("float32") for shape in shapes] for _ in range(2)]
     by_muon, by_adam = [[tf.keras.Variable(np.zeros(shape, "float32")) for shape in shapes] for _ in range(2)]
     muon, adam = training.Muon(0.01, beta_2=0.99), tf.keras.optimizers.Adam(0.01, beta_2=0.99)
-    momentum, before = np.zeros((18, 4)), np.zeros((18, 4))
+    momentum, places = np.zeros((18, 4)), [np.zeros((18, 4))]
     for gradient in gradients:
         muon.apply(gradient, by_muon), adam.apply(gradient, by_adam)
         momentum = 0.95 * momentum + (matrix := gradient[0].reshape(18, 4))
         left, _, right = np.linalg.svd(matrix + 0.95 * momentum, full_matrices=False)
-        after = by_muon[0].numpy().reshape(18, 4)
-        lengths = left.T @ (before - after) @ right.T / (0.01 * 0.4 * 18**0.5)
+        places.append(by_muon[0].numpy().reshape(18, 4))
+        lengths = left.T @ (places[-2] - places[-1]) @ right.T / (0.01 * 0.4 * 18**0.5)
         np.testing.assert_allclose(lengths, np.diag(np.diag(lengths)), atol=1e-4)
         assert (np.abs(np.diag(lengths) - 0.95) < 0.3).all()
-        before = after
     for a, b in zip(by_muon[1:], by_adam[1:], strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -121,7 +120,7 @@ def test_training_summary_of_the_kept_epoch():
 def test_dropout_is_seeded_by_seed_and_epoch(tmp_path):
     states = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        checkpoint = training.Checkpoint(tmp_path, None, seed)
+        checkpoint = training.Checkpoint(tmp_path, None, seed=seed)
         checkpoint.set_model(network())
         checkpoint.on_epoch_begin(epoch)
         states.append(tuple(network().get_layer("block1_dropout").seed_generator.state.numpy()))
@@ -207,13 +206,13 @@ def test_fit_in_another_cell_is_refused(tmp_path, monkeypatch):
         checkpoint.on_train_begin()
 
 
-@pytest.mark.parametrize("module", ["training.py", "augmentation.py", "plots.py"])
+@pytest.mark.parametrize("module", ["training.py", "augmentation.py", "plots.py", ""])
 def test_checkpoint_of_other_code_is_dropped(module, edit_package, tmp_path, capsys):
     train(tmp_path, epochs=1)
-    edit_package(module)
-    state, trains = training.Checkpoint(tmp_path, None).state, module != "plots.py"
+    labels = edit_package(module) or Y[:200] if module else Y[100:]
+    state, trains = training.Checkpoint(tmp_path, None, [labels]).state, module != "plots.py"
     assert state["next_epoch"] == (0 if trains else 1)
-    assert ("are dropped: the code has changed since" in capsys.readouterr().out) == trains
+    assert ("are dropped: the code, a cell or the data have changed" in capsys.readouterr().out) == trains
 
 
 def test_checkpoint_that_is_damaged_or_of_another_training(tmp_path):
