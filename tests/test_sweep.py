@@ -266,6 +266,7 @@ def test_stopped(lost, trivial):
     path = sweep_file(trivial, grid={"what": ["", "while not pathlib.Path('marker').exists(): time.sleep(0.05)"]})
     options = {"encoding": "utf-8", "cwd": trivial, "start_new_session": True, "stdin": -1, "stdout": -1, "stderr": -1}
     options["env"] = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores it
     command = [sys.executable, "-m", "fmnist_utils.sweep", path, "--output", "out", "--workers", "1"]
     there = subprocess.Popen([sys.executable, "-c", CLUSTER], **options) if lost else None
     first = subprocess.Popen([*command, *(["--scheduler", there.stdout.readline().strip()] if lost else [])], **options)
