@@ -27,7 +27,7 @@ run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=param
 
 test: dev-tools data  ## unit tests, contracts of the notebooks, strict nbval
 	@$(PY) -m pytest tests -m "not slow" -n 2 --dist loadfile
-	@$(PY) -m pytest --nbval notebooks/[0-9][0-9]_*[a-z].ipynb --nbval-cell-timeout=3600 -n 2 --dist loadfile
+	@$(PY) -m pytest --nbval notebooks/[0-9][0-9]_*[a-z].ipynb --nbval-cell-timeout=1200 -n 2 --dist loadfile
 
 test-slow: dev-tools data  ## the slow tests alone
 	@$(PY) -m pytest tests -m slow

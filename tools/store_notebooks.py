@@ -39,6 +39,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"FMNIST_RUNS_DIR": folder, "FMNIST_DEFAULT_RUN": runs.REFERENCE.name}
         os.environ |= {"IPYTHONDIR": f"{folder}/ipython", "MATPLOTLIBRC": folder}  # not a user's
+        Path(folder, "matplotlibrc").touch()
         os.environ.pop("JPY_SESSION_NAME", None)
         for path in [FOLDER / name for name in sys.argv[1:]] or every:
             store(path)
