@@ -4,10 +4,6 @@ import math
 
 from fmnist_utils._tensorflow import tf
 
-ERASE_PROBABILITY = 0.5
-ERASE_AREA = (0.02, 0.4)  # share of the image
-ERASE_ASPECT = (0.3, 1 / 0.3)  # height / width
-
 
 def augmented_batches(x, y, batch_size, *, epochs=1, initial_epoch=0, augment=(), max_shift=1, seed=0):
     """Make the batches, (images, labels), of the epochs from `initial_epoch` to `epochs`, as a tf.data.Dataset.
@@ -64,15 +60,15 @@ def random_erasing(x, key):
     n, height, width = tf.shape(x)[0], x.shape[1], x.shape[2]
     size_key, noise_key = tf.unstack(tf.random.experimental.stateless_split(key, 2))
     chance, area, aspect, down, right = tf.unstack(tf.random.stateless_uniform([5, n, 1], size_key))
-    area = height * width * (ERASE_AREA[0] + area * (ERASE_AREA[1] - ERASE_AREA[0]))
-    low, high = map(math.log, ERASE_ASPECT)
+    area = height * width * (0.02 + area * (0.4 - 0.02))
+    low, high = math.log(0.3), math.log(1 / 0.3)  # of height / width
     aspect = tf.exp(low + aspect * (high - low))
     # one too long for the image is cut to its side, where the authors draw another
     tall = tf.minimum(tf.round(tf.sqrt(area * aspect)), height)
     wide = tf.minimum(tf.round(tf.sqrt(area / aspect)), width)
     top, left = tf.floor(down * (height - tall + 1)), tf.floor(right * (width - wide + 1))
     rows, columns = tf.range(height, dtype="float32"), tf.range(width, dtype="float32")
-    inside_rows = (rows >= top) & (rows < top + tall) & (chance < ERASE_PROBABILITY)
+    inside_rows = (rows >= top) & (rows < top + tall) & (chance < 0.5)
     inside_columns = (columns >= left) & (columns < left + wide)
     inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
     return tf.where(inside, tf.random.stateless_uniform(tf.shape(x), noise_key), x)

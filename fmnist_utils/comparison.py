@@ -14,10 +14,9 @@ BASE = "base"  # the configuration from which the others depart
 def read_runs(folder) -> pd.DataFrame:
     """Read a folder of run folders as one frame, a row per complete run, indexed by the run's name.
 
-    Left of `configuration` are the parameters, and `code`, by which a run was trained; right of it metrics, cpu and
-    threads. `configuration`, in words: the parameters that are not at their most frequent value, `seed` aside, or
-    `BASE`; one without such a value is always told. Of runs with the same parameters, seed and code the newest counts;
-    a damaged one is left out and named. Raises RunError where there is none.
+    Left of `configuration` are parameters, code and data; right of it metrics, cpu and threads. `configuration`, in
+    words: the parameters that are not at their most frequent value, `seed` aside, or `BASE`; one without such a value
+    is always told. Of runs alike the newest counts; a damaged one is left out and named. RunError where there is none.
     """
     rows, names = {}, {}
     for path in sorted((path.parent for path in Path(folder).glob(f"[!.]*/{runs.METRICS}")), key=runs.finished):
@@ -30,6 +29,8 @@ def read_runs(folder) -> pd.DataFrame:
         raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
     rows = {name: {**dict.fromkeys(names, "unset"), **row} for name, row in rows.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    others = [name for name in names if name not in ("run_name", "seed", "data")]
+    table["data"] = table.groupby(others)["data"].transform(lambda told: told.where(told != told.mode()[0], ""))
     table = table.drop_duplicates([name for name in names if name != "run_name"], keep="last").sort_index()
     table.insert(len(names), "configuration", BASE)
     varying = varying_parameters(table)
@@ -42,7 +43,6 @@ def read_runs(folder) -> pd.DataFrame:
 
 
 def _row(folder):
-    """Return a run's row, and the part of it that tells it from others."""
     run = runs.Run(folder, runs.read_yaml(folder / runs.PARAMS))
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
     if (folder / runs.VALIDATION).exists():  # a notebook of one's own need not write it
@@ -50,10 +50,11 @@ def _row(folder):
     told = {
         name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
     }
-    results = {*metrics, "code", "tensorflow", "cpu", "threads", "configuration"} - {"seed", "precision"}
+    results = {*metrics, "code", "tensorflow", "data", "cpu", "threads", "configuration"} - {"seed", "precision"}
     if clash := run.params.keys() & results:
         raise runs.RunError(f"the run {run.name!r} has a parameter named like a result: {', '.join(sorted(clash))}")
-    told |= {"code": str(machine.get("code_hash", "unknown"))[:8], "tensorflow": machine.get("tensorflow", "unknown")}
+    identity = {"code": "code_hash", "tensorflow": "tensorflow", "data": "data"}
+    told |= {name: str(machine.get(key, "unknown"))[:8] for name, key in identity.items()}
     return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 
 

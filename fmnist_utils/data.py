@@ -78,9 +78,11 @@ def stratified_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split a labelled set, `y` (n,) classes, into sorted positions of a training and a validation part, by class.
 
-    `fraction`: the validation part's; `train_size`: so many of the other are kept (0: all). ValueError if one is empty.
+    `fraction`: the validation part's (0: none); `train_size`: so many of the other are kept (0: all), else ValueError.
     """
-    train, valid = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
+    train, valid = np.arange(len(y)), np.arange(0)
+    if fraction:
+        train, valid = train_test_split(train, test_size=fraction, stratify=y, random_state=seed)
     if train_size not in (0, len(train)):
         train, _ = train_test_split(train, train_size=train_size, stratify=y[train], random_state=seed)
     return np.sort(train), np.sort(valid)

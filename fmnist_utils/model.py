@@ -8,7 +8,7 @@ from fmnist_utils._tensorflow import tf
 from fmnist_utils.data import CLASS_NAMES, IMAGE_SHAPE
 
 layers = tf.keras.layers
-POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D, "stride": None}
+POOLINGS = {"max": layers.MaxPool2D, "max_late": layers.MaxPool2D, "average": layers.AvgPool2D, "stride": None}
 HEADS = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
 
 
@@ -24,8 +24,8 @@ def build_model(
 ):
     """Build the convolutional network, uncompiled: (n, 28, 28, 1) in [0, 1] in, (n, 10) probabilities out.
 
-    Pooling comes right after a block's first convolution, so that the rest has a quarter of the work (Jordan 2024,
-    arXiv:2404.00498); dropout drops whole maps (Tompson et al. 2015, arXiv:1411.4280). ValueError for a bad part.
+    Pooling comes after a block's first convolution, so that the rest has a quarter of the work (Jordan 2024,
+    arXiv:2404.00498), by "max_late" after its last. Dropout drops whole maps (Tompson et al. 2015, arXiv:1411.4280).
     """
     x = inputs = tf.keras.Input(IMAGE_SHAPE, name="image")
     for block, (width, convs) in enumerate(zip(filters, convs_per_block, strict=True), start=1):
@@ -34,7 +34,7 @@ def build_model(
             strides = 2 if conv == 1 and downsampling == "stride" else 1
             options = {"use_bias": not batch_norm, "kernel_initializer": "he_normal", "name": name}
             x = layers.Conv2D(width, kernel_size, strides, padding="same", **options)(x)
-            if conv == 1 and downsampling != "stride":
+            if conv == (convs if downsampling == "max_late" else 1) and downsampling != "stride":
                 x = _one_of(POOLINGS, "downsampling", downsampling)(2, name=f"block{block}_pool")(x)
             x = _norm_relu(x, batch_norm, name)
         if dropout:

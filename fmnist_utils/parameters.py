@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import MappingProxyType
 
 from fmnist_utils._environment import declared_parameters
 
@@ -31,7 +32,7 @@ PARAMETERS = {
     "seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
     "split_seed": (int, _between(0, 2**31 - 1), "0 to 2147483647"),
     "train_size": (int, lambda v: v == 0 or v >= 100, "0 (all) or at least 100"),
-    "validation_fraction": (float, _between(0.01, 0.9), "0.01 to 0.9"),
+    "validation_fraction": (float, lambda v: v == 0 or 0.01 <= v <= 0.9, "0 (none), or 0.01 to 0.9"),
     "epochs": (int, _between(1, 10_000), "1 to 10000"),
     "batch_size": (int, _between(2, 10_000), "2 to 10000"),
     "optimizer": (str, ("adam", "muon").__contains__, "one of adam, muon"),
@@ -46,7 +47,7 @@ PARAMETERS = {
     "dropout": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "dense_units": (int, _between(0, 8192), "0 (no hidden layer) to 8192"),
     "batch_norm": (bool, {True, False}.__contains__, "True or False"),
-    "downsampling": (str, ("max", "average", "stride").__contains__, "one of max, average, stride"),
+    "downsampling": (str, ("max", "max_late", "average", "stride").__contains__, "max, max_late, average or stride"),
     "pooling_head": (str, ("average", "max", "flatten").__contains__, "one of average, max, flatten"),
     "label_smoothing": (float, lambda v: 0 <= v < 1, "0 to less than 1"),
     "augment": (
@@ -65,8 +66,8 @@ PARAMETERS = {
 }
 
 
-def check_parameters(values) -> dict:
-    """Return the parameters among `values`, a file's or a notebook's `globals()`, checked.
+def check_parameters(values) -> MappingProxyType:
+    """Return the parameters among `values`, a file's or a notebook's `globals()`, checked, to be read only.
 
     A notebook's own parameters, too, which are not in the table: all that it declares. ValueError says what is allowed.
     """
@@ -91,7 +92,9 @@ def check_parameters(values) -> dict:
     if len(filters) > 4:
         raise ValueError(f"filters = {filters}: allowed are 4 blocks at most: each halves the 28 pixels")
     size, fraction = params.get("train_size", 0), params.get("validation_fraction", 0.01)
+    if not fraction and params.get("early_stopping"):
+        raise ValueError("validation_fraction = 0: allowed with early_stopping = False, which needs validation images")
     if size > (most := 60_000 - math.ceil(60_000 * fraction)) - 10 and size != most:  # of each class one stays
         told = f"allowed are {most}, or {most - 10} at most, with validation_fraction = {fraction}"
         raise ValueError(f"train_size = {size}: {told}")
-    return params
+    return MappingProxyType(params)  # what is changed in it by hand would not be what trains

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -27,8 +28,7 @@ from fmnist_utils.parameters import check_parameters
 FOLDER = runs.ROOT / "notebooks"
 TRAINING, EVALUATION = "03_training", "04_evaluation_and_visualization"
 NOTEBOOKS = ("01_data_exploration", "02_model", TRAINING, EVALUATION)
-RESULTS = {TRAINING: (runs.METRICS, runs.ENVIRONMENT, runs.MODEL, runs.VALIDATION, runs.HISTORY, runs.PARAMS)}
-RESULTS[EVALUATION] = runs.TEST_METRICS, runs.TEST
+RESULTS = {TRAINING: runs.RESULTS, EVALUATION: (runs.TEST_METRICS, runs.TEST)}
 MOVED = {"runs_dir": ""}  # a folder of runs may be moved, as CI does with its cache
 KERNEL = {"kernel_name": "python3", "language": "python", "extra_arguments": ["--log-level=50"]}  # quiet
 
@@ -138,7 +138,7 @@ def _hashes(notebook, parameters, folder):
     files |= {name: folder / name for name in RESULTS.get(notebook, ())}
     hashes = {what: path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items()}
     modules = TRAINING_MODULES if notebook == TRAINING else NOTEBOOK_MODULES  # 03 depends only on what trains
-    return {"the package's code": code_hash(modules, ()), **hashes}
+    return {"the package's code": code_hash(modules, ()), "TensorFlow's version": version("tensorflow"), **hashes}
 
 
 def _sources(notebook):
@@ -173,7 +173,6 @@ def _write_report(folder):
 
 
 def _print_table(folder):
-    """Print what the run reached, and where it is."""
     run = runs.find(folder.name, folder.parent)
     metrics, test = runs.read_metrics(run), runs.read_metrics(run, runs.TEST_METRICS)
     interval = f"{test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"

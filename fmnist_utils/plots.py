@@ -47,7 +47,8 @@ def plot_learning_curves(history, best_epoch=None):
     axs = plt.subplots(1, 2, figsize=(11, 4))[1]
     for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
         ax.plot(history.index, history[name], "o-", label="training")
-        ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
+        if f"val_{name}" in history:
+            ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
         if best_epoch:
             ax.axvline(best_epoch, **REFERENCE_LINE, label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")

@@ -16,9 +16,11 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
     .lock              so that one process at a time writes
 """
 
+import filecmp
 import json
 import os
 import shutil
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
 PARAMS, METRICS, MODEL, HISTORY = "params.yaml", "metrics.json", "model.keras", "history.csv"
 VALIDATION, ENVIRONMENT = "validation.npz", "environment.json"
+RESULTS = PARAMS, MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS  # metrics last: it makes a run complete
 TEST, TEST_METRICS = "test.npz", "test_metrics.json"
 UTF8 = "utf-8"  # said at every read and write: Windows and old terminals have other defaults
 
@@ -77,29 +80,32 @@ def is_complete(folder) -> bool:
     return (Path(folder) / METRICS).is_file()
 
 
-def start(params: dict) -> Run:
-    """Open the run that checked `params` describe for writing, and hold its lock until `finish`.
+def start(params: dict, *arrays) -> Run:
+    """Open the run of checked `params` and of the `arrays` that `fit` gets for writing; hold its lock until `finish`.
 
     An unfinished training is there to go on from, see `training.Checkpoint`; a complete run stays until `finish`.
     Raises RunError: the folder holds a run of other parameters, another process writes it, or it cannot be written.
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
     new = {name: value for name, value in params.items() if name != "runs_dir"}
-    run = Run(folder, new, environment())
+    run = Run(folder, new, environment() | {"data": zlib.crc32(b"".join(map(np.ascontiguousarray, arrays)))})
     if run.name == REFERENCE.name:
         raise RunError(f"the run {run.name!r} is the one that ships with the project. Choose another run_name.")
     with _trouble_told(folder):
         run.work_dir.mkdir(parents=True, exist_ok=True)
         run.lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
         with run.lock:
-            old = read_yaml(folder / PARAMS) if (folder / PARAMS).exists() else new
-            changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-            if changed:
-                told = "; ".join(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in changed)
-                raise RunError(f"{folder} is of other parameters ({told}). Choose another run_name, or delete it")
+            _refuse_another(folder, new)
             _write_yaml(folder / PARAMS, new)
             run.lock.acquire()  # a second time: it outlives this block, which an error leaves unlocked
     return run
+
+
+def _refuse_another(folder, params):
+    old = read_yaml(folder / PARAMS) if (folder / PARAMS).exists() else params
+    if changed := [name for name in {**old, **params} if old.get(name) != params.get(name)]:
+        told = "; ".join(f"{name}: {old.get(name)!r} there, {params.get(name)!r} now" for name in changed)
+        raise RunError(f"{folder} is of other parameters ({told}). Choose another run_name, or delete it")
 
 
 def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_prob, metrics: dict):
@@ -113,8 +119,9 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
 
     work = run.work_dir
     with _trouble_told(run.folder):
+        _refuse_another(run.folder, run.params)  # somebody may have deleted it, and begun another there
         run.lock.acquire()  # again: a cell may be run twice
-        work.mkdir(parents=True, exist_ok=True)  # somebody may have deleted the folder
+        work.mkdir(parents=True, exist_ok=True)
         _write_yaml(work / PARAMS, run.params)
         with atomic_write(work / MODEL) as temporary:
             plain_copy(model).save(temporary)
@@ -128,7 +135,7 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
             shutil.rmtree(run.folder / "figures", ignore_errors=True)
         for name in (METRICS, TEST, TEST_METRICS):
             (run.folder / name).unlink(missing_ok=True)
-        for name in (PARAMS, MODEL, HISTORY, VALIDATION, ENVIRONMENT, METRICS):  # metrics last: it makes a run complete
+        for name in RESULTS:
             os.replace(work / name, run.folder / name)
         shutil.rmtree(work)  # the checkpoint last: stopped before, the same training goes on from it
     run.lock.release(force=True)
@@ -191,11 +198,7 @@ def finished(folder) -> str:
 
 def _copy_reference(folder):
     """Copy the reference run, unless `folder` is a copy; not its modes, which a teacher may have set to read-only."""
-    if (
-        is_complete(folder)
-        and (folder / MODEL).exists()
-        and (folder / METRICS).read_bytes() == (REFERENCE / METRICS).read_bytes()
-    ):
+    if filecmp.cmpfiles(folder, REFERENCE, RESULTS, shallow=False)[0] == list(RESULTS):
         return
     with _trouble_told(folder):
         for path in sorted(REFERENCE.rglob("*.*"), key=lambda path: path.name == METRICS):  # metrics last
@@ -215,7 +218,10 @@ def read_predictions(run: Run, name: str = VALIDATION) -> tuple[np.ndarray, np.n
     """Return index, class (n,) and probability (n, 10) of the `VALIDATION` images, or of `TEST` once 04 has run."""
     with damage_told(run.folder / name) as path, np.load(path) as arrays:
         index = arrays["index"] if "index" in arrays else np.arange(len(arrays["label"]))
-        return index, arrays["label"], arrays["probability"]
+        found = index, arrays["label"], arrays["probability"]
+    if not len(index):
+        raise RunError(f"the run {run.name!r} has no validation images: it was trained with validation_fraction = 0.")
+    return found
 
 
 def read_metrics(run: Run, name: str = METRICS) -> dict:

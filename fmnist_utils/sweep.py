@@ -64,7 +64,7 @@ def read_sweep(path) -> tuple[Path, dict, dict]:
     for name in PARAMETERS.keys() & defaults.keys():
         with suppress(ValueError):
             known |= check_parameters({name: defaults[name]}).keys()
-    code, overrides = code_hash(cells=()) + json.dumps([plain_code(cell) for cell in cells]), {}
+    code, overrides = code_hash(cells=()) + version("tensorflow") + json.dumps([plain_code(cell) for cell in cells]), {}
     for changes in _changes(content, defaults):
         _only(changes, defaults.keys() - RESERVED, "each run is named after its parameters")
         params = {**defaults, **base, **changes}
@@ -251,7 +251,6 @@ def _locked(output):
 
 @contextmanager
 def _cluster(workers, scheduler):
-    """Yield a client of the scheduler at an address, or of workers of this machine."""
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line
     own = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     with ExitStack() as stack:

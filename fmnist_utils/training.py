@@ -2,7 +2,6 @@
 
 import json
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +65,14 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
     It stands after `early_stopping` in `callbacks`, seeds dropout by (`seed`, epoch), and adds learning_rate and
     seconds to the history. A loss that is not a number ends the training with the weights before. A file of other code
-    or `arrays` is dropped. RunError for a damaged or another training's, ValueError where `fit` stands in another cell.
+    or `data` (see `runs.start`) is dropped. RunError for another training's, ValueError if `fit` is in another cell.
     """
 
-    def __init__(self, folder, early_stopping, arrays=(), seed=0):
+    def __init__(self, folder, early_stopping, data=0, seed=0):
         super().__init__()
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
-        self.code = [code_hash(), *(zlib.crc32(np.ascontiguousarray(array)) for array in arrays)]
+        self.code = [code_hash(), data]
         if self.path.exists():
             with damage_told(self.path), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
@@ -81,11 +80,7 @@ class Checkpoint(tf.keras.callbacks.Callback):
                     self.state, self._arrays = state, dict(file)
                 else:
                     print("an interrupted training's epochs are dropped: the code, a cell or the data have changed")
-
-    @property
-    def initial_epoch(self):
-        """For `fit`: how many epochs are done; all of them when training had ended."""
-        return self.state["next_epoch"]
+        self.initial_epoch = self.state["next_epoch"]  # for `fit`; all of them when training had ended
 
     def on_train_begin(self, logs=None):
         if code_hash() != self.code[0]:
@@ -127,10 +122,11 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self.start_time  # the last one counts: validation comes after it
 
     def on_epoch_end(self, epoch, logs=None):
-        numbers = "".join(f"   {name} {logs[name]:.4f}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
-        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}{numbers}", flush=True)  # no seconds: notebooks are stored
+        shown = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in logs]
+        numbers = [f"{name} {logs[name]:.4f}" for name in shown]  # no seconds: notebooks are stored
+        print(f"epoch {epoch + 1:2d}/{self.params['epochs']}", *numbers, sep="   ", flush=True)
         logs |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": self.seconds}
-        if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
+        if not np.isfinite([logs[name] for name in shown]).all():
             self.model.stop_training = True
             kept = "with the weights of the epoch before" if self._last_good else "and there is no epoch before"
             self.model.set_weights(self._last_good or self.model.get_weights())
@@ -154,12 +150,11 @@ class Checkpoint(tf.keras.callbacks.Callback):
 
 
 def training_summary(history, best_epoch: int, images: int, seed: int) -> dict:
-    """Summarise `fit`'s history for metrics.json: `best_epoch` from 1, `images` per epoch, seconds of training."""
+    """Summarise `fit`'s history for metrics.json: `best_epoch` from 1, `images` per epoch; nan without validation."""
     columns, epochs = history.history, len(history.history["loss"])
     seconds = sum(columns["seconds"])
     return {
-        "val_accuracy": columns["val_accuracy"][best_epoch - 1],
-        "val_loss": columns["val_loss"][best_epoch - 1],
+        **{name: columns.get(name, [np.nan] * epochs)[best_epoch - 1] for name in ("val_accuracy", "val_loss")},
         "best_epoch": best_epoch,
         "epochs_run": epochs,
         "train_seconds": round(seconds, 2),

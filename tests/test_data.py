@@ -38,11 +38,11 @@ def test_scale_and_one_hot_not_as_loaded(call):
         call[0](call[1])
 
 
-@pytest.mark.parametrize(("options", "each"), [({}, 20), ({"fraction": 0.35}, 35)], ids=str)
+@pytest.mark.parametrize(("options", "each"), [({}, 20), ({"fraction": 0.35}, 35), ({"fraction": 0.0}, 0)], ids=str)
 def test_split_shares(options, each):
     train, valid = data.stratified_split(LABELS, **options)
     assert sorted([*train, *valid]) == list(range(len(LABELS)))
-    assert np.bincount(LABELS[valid]).tolist() == [each] * 10
+    assert np.bincount(LABELS[valid], minlength=10).tolist() == [each] * 10
 
 
 @pytest.mark.parametrize("train_size", [0, 250])

@@ -15,21 +15,11 @@ STORED = "61 % of 1,000 images\n[-0.0004  0.9319] loss 2.7e-05, Shirt −8.7%\n"
 
 @pytest.mark.parametrize(
     ("old", "new", "same"),
-    [
-        ("0.9319", "0.9320", True),
-        ("0.9319", "0.9317", False),
-        ("[-0.0004", "[ 0.0001", False),
-        ("2.7e-05", "2.8e-05", True),
-        ("2.7e-05", "2.7e-04", False),
-        ("−8.7%", "-8.6%", True),
-        ("−8.7%", "8.7%", False),
-        ("61 %", "62 %", True),
-        ("61 %", "63 %", False),
-        ("1,000", "1,001", False),
-        ("0.9319", "nan", False),
-        ("Shirt", "Coat", False),
-    ],
-)
+    [("0.9319", "0.9320", True), ("0.9319", "0.9317", False), ("[-0.0004", "[ 0.0001", False),
+     ("2.7e-05", "2.8e-05", True), ("2.7e-05", "2.7e-04", False), ("−8.7%", "-8.6%", True), ("−8.7%", "8.7%", False),
+     ("61 %", "62 %", True), ("61 %", "63 %", False), ("1,000", "1,001", False), ("0.9319", "nan", False),
+     ("Shirt", "Coat", False)],
+)  # fmt: skip
 def test_text(old, new, same):
     assert alike(STORED, STORED.replace(old, new)) is same
 

@@ -46,18 +46,18 @@ def test_sizes_as_given():
     assert {layer.momentum for layer in model.layers if "norm" in layer.name} == {0.9}
 
 
-@pytest.mark.parametrize(("downsampling", "stride"), [("max", 1), ("average", 1), ("stride", 2)])
+@pytest.mark.parametrize(("downsampling", "stride"), [("max", 1), ("max_late", 1), ("average", 1), ("stride", 2)])
 def test_downsampling_halves_each_block_once(downsampling, stride):
-    model = small_model(downsampling=downsampling)
+    model, sides = small_model(downsampling=downsampling), [14, 14 if downsampling == "max_late" else 7, 7]
     convs = [model.get_layer(name) for name in ("block1_conv1", "block2_conv1", "block2_conv2")]
     assert [conv.strides[0] for conv in convs] == [stride, stride, 1]
-    assert [model.get_layer(f"{conv.name}_relu").output.shape[1] for conv in convs] == [14, 7, 7]
+    assert [model.get_layer(f"{conv.name}_relu").output.shape[1] for conv in convs] == sides
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"pooling_head": "mean"}, "pooling_head = 'mean': allowed are average, max, flatten"),
-     ({"downsampling": "mean"}, "downsampling = 'mean': allowed are max, average, stride")],
+     ({"downsampling": "mean"}, "downsampling = 'mean': allowed are max, max_late, average, stride")],
 )  # fmt: skip
 def test_arguments_that_make_no_network(wrong, message):
     with pytest.raises(ValueError, match=message):

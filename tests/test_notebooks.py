@@ -82,7 +82,7 @@ def test_parameters_are_what_papermill_reads_checked_next_and_used(path, noteboo
     assert parameters.check_parameters(defaults) == defaults, "add a row to parameters.PARAMETERS"
     after = code_cells(notebook)[code_cells(notebook).index(cell) + 1 :]
     assert "parameters.check_parameters(" in after[0].source
-    together = {"run_name", "runs_dir"} if "runs.start(params)" in str(notebook) else set()
+    together = {"run_name", "runs_dir"} if "runs.start(params, " in str(notebook) else set()
     assert seen.keys() - names_in(after) <= together, "use the parameter or take it out of the cell"
 
 
@@ -112,7 +112,7 @@ def test_training_uses_each_parameter_where_it_trains_and_seeds_before_it_builds
         assert used == {keyword.arg}, f"pass {keyword.arg} on, not {ast.unparse(keyword.value)}"
     assert "validation_data=(x_valid, y_valid)" in cells["train-fit"].source, "no output of the training is compared"
     stop = ast.unparse(ast.parse(cells["open-run"].source))
-    assert "EarlyStopping('val_loss'" in stop and "restore_best_weights=early_stopping" in stop
+    assert "EarlyStopping(monitor='val_loss' if len(x_valid)" in stop and "restore_best_weights=early_stopping" in stop
     assert "plots.plot_learning_curves(curves, best_epoch)" in cells["curves"].source, "its figure is not compared"
     assert not [name for name in names_in(code_cells(training), ast.Store) if "test" in name], "no test image in 03"
 

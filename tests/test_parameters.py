@@ -8,10 +8,11 @@ from fmnist_utils.parameters import check_parameters
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", 0), ("seed", 2**31 - 1), ("train_size", 0), ("train_size", 100), ("validation_fraction", 0.01),
-     ("learning_rate", 1.0), ("dropout", 0.0), ("filters", [1, 2, 3, 2048]), ("run_name", "a.b_c-1"),
-     ("runs_dir", "/elsewhere"), ("batch_norm", False), ("max_shift", 0), ("max_shift", 8), ("weight_decay", 0.0),
-     ("weight_decay", 1.0), ("downsampling", "stride"), ("augment", []), ("augment", ["erase", "flip", "shift"])],
+    [("seed", 0), ("seed", 2**31 - 1), ("train_size", 0), ("train_size", 100), ("validation_fraction", 0.0),
+     ("validation_fraction", 0.01), ("learning_rate", 1.0), ("dropout", 0.0), ("filters", [1, 2, 3, 2048]),
+     ("run_name", "a.b_c-1"), ("runs_dir", "/elsewhere"), ("batch_norm", False), ("max_shift", 0), ("max_shift", 8),
+     ("weight_decay", 0.0), ("weight_decay", 1.0), ("downsampling", "stride"), ("augment", []),
+     ("augment", ["erase", "flip", "shift"])],
 )  # fmt: skip
 def test_value_up_to_the_limits(name, value):
     assert check_parameters({name: value}) == {name: value}
@@ -20,7 +21,10 @@ def test_value_up_to_the_limits(name, value):
 def test_names_that_are_no_parameters_are_left_out():
     """The order is kept, and a whole number serves for a float."""
     values = {"seed": 1, "np": np, "epochs": 2, "_": object(), "learning_rate": 1, "batch_size": 8}
-    assert repr(check_parameters(values)) == "{'seed': 1, 'epochs': 2, 'learning_rate': 1.0, 'batch_size': 8}"
+    checked = check_parameters(values)
+    assert str(dict(checked)) == "{'seed': 1, 'epochs': 2, 'learning_rate': 1.0, 'batch_size': 8}"
+    with pytest.raises(TypeError, match="item assignment"):
+        checked["seed"] = 2
 
 
 @pytest.mark.parametrize(
@@ -32,11 +36,11 @@ def test_names_that_are_no_parameters_are_left_out():
     + [("early_stopping", value, "bool, True or False") for value in (1, 0, "yes", None)]
     + [("augment", value, "some of flip, shift, erase, each at most once; [] for none")
        for value in (["Flip"], ["flip", "flip"], [["flip"]], [1], "flip", None)]
-    + [("train_size", 99, "0 (all) or at least 100"), ("validation_fraction", 0.95, "0.01 to 0.9"),
+    + [("train_size", 99, "0 (all) or at least 100"), ("validation_fraction", 0.005, "0 (none), or 0.01 to 0.9"),
        ("epochs", 0, "1 to 10000"), ("batch_size", 1, "2 to 10000"), ("patience", 0, "1 to 10000 epochs"),
        ("kernel_size", 12, "1 to 11 pixels"), ("dropout", 1.0, "0 to less than 1"), ("dense_units", -1, "0 (no hidden"),
        ("label_smoothing", -0.1, "0 to less than 1"), ("max_shift", 9, "0 to 8 pixels"), ("weight_decay", 1.1, "to 1"),
-       ("downsampling", "mean", "one of max"), ("precision", "float16", "one of auto"), ("convs_per_block", [11], "10"),
+       ("downsampling", "mean", "max_late"), ("precision", "float16", "one of auto"), ("convs_per_block", [11], "10"),
        ("runs_dir", "", "a folder"), ("compare_on", "train", "or test"), ("schedule", "linear", "one of one_cycle")],
 )  # fmt: skip
 def test_bad_value(name, value, allowed):
@@ -58,6 +62,12 @@ def test_images_that_are_not_there(size, fraction, most):
         assert check_parameters({"train_size": there, "validation_fraction": fraction})
     with pytest.raises(ValueError, match=f"^train_size = {size:.0f}: allowed are {most}, or {most - 10} at most"):
         check_parameters({"train_size": int(size), "validation_fraction": fraction})
+
+
+def test_early_stopping_needs_validation_images():
+    assert check_parameters({"validation_fraction": 0, "early_stopping": False})
+    with pytest.raises(ValueError, match=r"^validation_fraction = 0: allowed with early_stopping = F"):
+        check_parameters({"validation_fraction": 0, "early_stopping": True})
 
 
 def test_notebooks_own_parameters():

@@ -14,9 +14,7 @@ plt.switch_backend("Agg")
 RANDOM = np.random.default_rng(0)
 NAMES = list("ABCDEFGHIJ")
 IMAGES = RANDOM.random((5, 28, 28))
-MATRIX = RANDOM.permutation(100).reshape(10, 10)
 HISTORY = pd.DataFrame(RANDOM.random((4, 4)), [1, 2, 3, 4], ["loss", "accuracy", "val_loss", "val_accuracy"])
-BOARD = pd.DataFrame({"mean": [0.9, 0.7, 0.8], "low": [0.85, 0.6, np.nan], "high": [0.95, 0.75, np.nan]}, list("xyz"))
 CALIBRATION = {
     name: pd.DataFrame({"confidence": [0.35, 0.95], "accuracy": accuracy, "images": [100, 900]})
     for name, accuracy in {"before": [0.5, 0.99], "after": [0.3, 0.95]}.items()
@@ -31,10 +29,6 @@ Y_PROB[1, 1] = 0.25  # wrong, the true class is second
 def close_figures():
     yield
     plt.close("all")
-
-
-def labels(axis):
-    return [text.get_text() for text in axis.get_ticklabels()]
 
 
 def test_images_under_their_titles_in_rows():
@@ -68,6 +62,7 @@ def test_learning_curves_with_and_without_a_kept_epoch(best_epoch):
         assert [line.get_label() for line in ax.lines[:2]] == ["training", "validation"]
         assert [list(line.get_xdata()) for line in ax.lines[2:]] == [[3, 3]] * bool(best_epoch)
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
+    assert len(plots.plot_learning_curves(HISTORY[["loss", "accuracy"]])[0].lines) == 1, "without validation images"
 
 
 @pytest.mark.parametrize(

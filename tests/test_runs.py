@@ -68,7 +68,9 @@ def stop_at(monkeypatch, k):
 
 def test_finished_run(home):
     (home / "tiny" / "figures").mkdir(parents=True)
-    runs.start(PARAMS)
+    images = np.arange(4).reshape(2, 2)
+    found = [runs.start(PARAMS, x.T, images).environment["data"] for x in (images, images.copy(), -images)]
+    assert found[0] == found[1] != found[2]
     run = runs.start(PARAMS)
     assert not runs.is_complete(run.folder)
     assert set(os.listdir(finish(run).folder)) == FILES | {"figures"}
@@ -76,7 +78,10 @@ def test_finished_run(home):
     found = runs.find("tiny")
     assert found.params == {name: value for name, value in PARAMS.items() if name != "runs_dir"}
     assert [array.tolist() for array in runs.read_predictions(found)[:2]] == [[5, 6, 7, 8, 9], [0, 1, 2, 3, 4]]
-    assert set(runs.read_metrics(found, runs.ENVIRONMENT)) == {"threads", "finished"}
+    assert set(runs.read_metrics(found, runs.ENVIRONMENT)) == {"threads", "finished", "data"}
+    runs.write_npz(run.folder / runs.VALIDATION, index=[], label=[], probability=np.empty((0, 10)))
+    with pytest.raises(runs.RunError, match="'tiny' has no validation images"):
+        runs.read_predictions(found)
     for read, name in ((runs.read_predictions, runs.TEST), (runs.read_metrics, runs.TEST_METRICS)):
         with pytest.raises(runs.RunError, match="has not been evaluated yet: run 04_evaluation"):
             read(found, name)
@@ -103,6 +108,12 @@ def test_folder_deleted_while_it_trains():
     run = runs.start(PARAMS)
     shutil.rmtree(run.folder)
     assert set(os.listdir(finish(run).folder)) >= FILES - {".lock"} and runs.find("tiny").params["seed"] == 3
+    run = runs.start(PARAMS)
+    shutil.rmtree(run.folder)
+    finish(runs.start({**PARAMS, "seed": 4}), 2)
+    with pytest.raises(runs.RunError, match=r"\(seed: 4 there, 3 now\)"):
+        finish(run)
+    assert generation_of(runs.find("tiny")) == 2
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -187,6 +198,8 @@ def test_reference(home, monkeypatch):
     assert len(runs.read_predictions(runs.find(), runs.TEST)[1]) == 1, "it was copied again"
     runs.write_json(shipped / "metrics.json", {})
     assert runs.read_metrics(runs.find()) == {} and len(runs.read_predictions(run, runs.TEST)[1]) == 2
+    (shipped / "history.csv").write_text("epoch,loss\n1,8\n", encoding="utf-8")
+    assert runs.read_history(runs.find()).loss[1] == 8
     with pytest.raises(runs.RunError, match="'shipped' is the one that ships with the project"):
         runs.start({**PARAMS, "run_name": "shipped"})
     evaluated("other")

@@ -41,17 +41,15 @@ def train(folder, *, model=None, epochs=4, early_stopping=True, y_valid=Y[200:],
     model = model or network()
     for variable, value in zip((*model.weights, *model.optimizer.variables), model.start, strict=True):
         variable.assign(value)
-    stopping = tf.keras.callbacks.EarlyStopping(
-        "val_loss", patience=2 if early_stopping else epochs, restore_best_weights=early_stopping
-    )
-    checkpoint, last = training.Checkpoint(folder, stopping, [Y[:200]], seed=3), tf.keras.callbacks.Callback()
+    validation, watched = (None, "loss") if y_valid is None else ((X[200:], y_valid), "val_loss")
+    patience = 2 if early_stopping else epochs
+    stopping = tf.keras.callbacks.EarlyStopping(watched, 0, patience, restore_best_weights=early_stopping)
+    checkpoint, last = training.Checkpoint(folder, stopping, 7, seed=3), tf.keras.callbacks.Callback()
     setattr(last, stopped[0], lambda *_, **__: model.optimizer.iterations == stopped[1] and 1 / 0)
     first, fixed = checkpoint.initial_epoch, {"validation_batch_size": 100, "shuffle": False, "verbose": 0}
     batches = augmented_batches(X[:200], Y[:200], 25, epochs=epochs, initial_epoch=first, augment=["flip"], seed=3)
-    history = model.fit(
-        batches, steps_per_epoch=STEPS, epochs=epochs, initial_epoch=first, validation_data=(X[200:], y_valid), **fixed,
-        callbacks=[*more, stopping, checkpoint, last],
-    )  # fmt: skip
+    fixed |= {"steps_per_epoch": STEPS, "callbacks": [*more, stopping, checkpoint, last]}
+    history = model.fit(batches, validation_data=validation, epochs=epochs, initial_epoch=first, **fixed)
     state = {name: getattr(stopping, name) for name in training.EARLY_STOPPING_STATE}
     return SimpleNamespace(weights=model.get_weights(), history=history.history, epochs=history.epoch, stopping=state)
 
@@ -64,7 +62,7 @@ def undisturbed(tmp_path_factory):
 def assert_same(first, second):  # to the last bit, but for the seconds
     for a, b in zip(first.weights, second.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert set(first.history) == {*COLUMNS, "learning_rate", "seconds"} and first.stopping == second.stopping
+    assert first.history.keys() <= {*COLUMNS, "learning_rate", "seconds"} and first.stopping == second.stopping
     assert {**first.history, "seconds": 0} == {**second.history, "seconds": 0}
     assert first.epochs == second.epochs == list(range(len(second.history["seconds"])))
 
@@ -115,6 +113,8 @@ def test_training_summary_of_the_kept_epoch():
         "val_accuracy": 0.9, "val_loss": 0.3, "best_epoch": 2, "epochs_run": 3, "train_seconds": 5.0,
         "images_per_second": 60.0, "precision": "float32", "seed": 7, "model_parameters": network().count_params(),
     }  # fmt: skip
+    del history.history["val_loss"]
+    assert np.isnan(training.training_summary(history, 2, 100, 7)["val_loss"]), "there were no validation images"
 
 
 def test_dropout_is_seeded_by_seed_and_epoch(tmp_path):
@@ -165,12 +165,15 @@ def test_interrupted_training_ends_as_an_undisturbed_one(stopped, undisturbed, t
     assert printed.count("epoch  ") == 4 - done
 
 
-def test_interrupted_training_by_muon_ends_as_an_undisturbed_one(tmp_path):
-    model = network(kind=training.Muon)
-    undisturbed = train(tmp_path / "undisturbed", model=model, epochs=2)
+@pytest.mark.parametrize(("muon", "y_valid"), [(True, Y[200:]), (False, None)], ids=["muon", "no validation"])
+def test_interrupted_training_of_another_kind_ends_as_an_undisturbed_one(muon, y_valid, tmp_path):
+    model = network(kind=training.Muon) if muon else network()
+    options = {"model": model, "epochs": 2, "early_stopping": False, "y_valid": y_valid}
+    undisturbed = train(tmp_path / "undisturbed", **options)
     with pytest.raises(ZeroDivisionError):
-        train(tmp_path, model=model, epochs=2, stopped=("on_epoch_end", STEPS))
-    assert_same(undisturbed, train(tmp_path, model=model, epochs=2))
+        train(tmp_path, stopped=("on_epoch_end", STEPS), **options)
+    assert_same(undisturbed, train(tmp_path, **options))
+    assert ("val_loss" in undisturbed.history) == muon
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
@@ -209,8 +212,8 @@ def test_fit_in_another_cell_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("module", ["training.py", "augmentation.py", "plots.py", ""])
 def test_checkpoint_of_other_code_is_dropped(module, edit_package, tmp_path, capsys):
     train(tmp_path, epochs=1)
-    labels = edit_package(module) or Y[:200] if module else Y[100:]
-    state, trains = training.Checkpoint(tmp_path, None, [labels]).state, module != "plots.py"
+    data = edit_package(module) or 7 if module else 8
+    state, trains = training.Checkpoint(tmp_path, None, data).state, module != "plots.py"
     assert state["next_epoch"] == (0 if trains else 1)
     assert ("are dropped: the code, a cell or the data have changed" in capsys.readouterr().out) == trains
 
