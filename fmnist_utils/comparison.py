@@ -30,7 +30,7 @@ def read_runs(folder) -> pd.DataFrame:
     rows = {name: {**dict.fromkeys(names, "unset"), **row} for name, row in rows.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
     others = [name for name in names if name not in ("run_name", "seed", "data")]
-    table["data"] = table.groupby(others)["data"].transform(lambda told: told.where(told != told.mode()[0], ""))
+    table["data"] = table.groupby(others, sort=False)["data"].transform(lambda x: x.mask(x == x.mode()[0], ""))
     table = table.drop_duplicates([name for name in names if name != "run_name"], keep="last").sort_index()
     table.insert(len(names), "configuration", BASE)
     varying = varying_parameters(table)
