@@ -164,7 +164,6 @@ MUTANTS = [
     ("the last run of a sweep computes with more threads", SWEEP, "CPU_COUNT // workers)", "CPU_COUNT // min(workers, len(pending)))"),
     # ================================================= NOTEBOOKS: these rows follow the text of the nine notebooks =====
     ("validation drawn from the test set", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_data()", "_, (x_raw, y_raw) = data.load_data()"),
-    ("copies made before the split", NOTEBOOK["03"], "(x_raw, y_raw), _ = data.load_data()", "(x_raw, y_raw), _ = data.load_data()\nx_raw, y_raw = np.concatenate([x_raw, x_raw[:, :, ::-1]]), np.concatenate([y_raw, y_raw])"),
     ("loss without one-hot", NOTEBOOK["03"], "CategoricalCrossentropy(label_smoothing=label_smoothing)", "SparseCategoricalCrossentropy()"),
     ("labels without one-hot", NOTEBOOK["03"], "data.scale(x_raw[train_index]), data.one_hot(y_raw[train_index])", "data.scale(x_raw[train_index]), y_raw[train_index]"),
     ("a parameter ignored", NOTEBOOK["03"], "weight_decay=weight_decay or None", "weight_decay=None"),

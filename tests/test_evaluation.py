@@ -37,6 +37,7 @@ def test_test_summary():
     correct = int((y_prob.argmax(axis=1) == y).sum())
     summary = evaluation.test_summary(y, y_prob)
     assert json.loads(json.dumps(summary)) == summary
+    assert evaluation.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5), "Newcombe 1998, table 1"
     classes = summary.pop("classes")
     assert tuple(summary.values()) == (correct / 500, *evaluation.wilson_interval(correct, 500), 500)
     scores = evaluation.per_class_scores(y, y_prob.argmax(axis=1))
