@@ -25,13 +25,15 @@ MUTATORS = "append clear delattr discard extend fill insert pop put remove resiz
 
 
 def code_hash(files=TRAINING_MODULES, cells=None) -> str:
-    """Return a hash of these files, by default of all that trains, and of the cells that the last of `cells` rests on.
+    """Return a hash of TensorFlow, Keras, these files, and the cells that the last of `cells` rests on.
 
-    By default the running notebook's, last the one that calls. Comments, docstrings and parameters do not count, nor
-    what a cell changes by an alias. Raises ValueError where a parameter was changed after its use.
+    By default of all that trains and of the running notebook, up to the cell that calls, with the modules beside it.
+    Comments, docstrings and parameters do not count. Raises ValueError where a parameter was changed after its use.
     """
+    beside = [path for path in sorted(Path.cwd().glob("*.py")) if path.stem in sys.modules and cells is None]
     cells = getattr(sys.modules["__main__"], "In", ()) if cells is None else cells
     code = [plain_code(SOURCES[name]) if name.endswith(".py") else SOURCES[name] for name in sorted(files)]
+    code += [version("tensorflow"), version("keras"), *(plain_code(p.read_text(encoding="utf-8")) for p in beside)]
     return hashlib.sha256("\0".join([*code, *_code_behind(cells)]).encode()).hexdigest()
 
 

@@ -29,8 +29,8 @@ def read_runs(folder) -> pd.DataFrame:
         raise runs.RunError(f"no complete run is in {folder}. Make some with `make sweep`, or name another folder.")
     rows = {name: {**dict.fromkeys(names, "unset"), **row} for name, row in rows.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-    others = [name for name in names if name not in ("run_name", "seed", "data")]
-    table["data"] = table.groupby(others, sort=False)["data"].transform(lambda x: x.mask(x == x.mode()[0], ""))
+    others = [name for name in names if name not in ("run_name", "data")]  # with seed, which may draw the data
+    table["data"] = table.groupby(others, sort=False)["data"].transform(lambda x: x.mask(x == x.mode()[0], "usual"))
     table = table.drop_duplicates([name for name in names if name != "run_name"], keep="last").sort_index()
     table.insert(len(names), "configuration", BASE)
     varying = varying_parameters(table)
@@ -50,11 +50,10 @@ def _row(folder):
     told = {
         name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
     }
-    results = {*metrics, "code", "tensorflow", "data", "cpu", "threads", "configuration"} - {"seed", "precision"}
+    results = {*metrics, "code", "data", "cpu", "threads", "configuration"} - {"seed", "precision"}
     if clash := run.params.keys() & results:
         raise runs.RunError(f"the run {run.name!r} has a parameter named like a result: {', '.join(sorted(clash))}")
-    identity = {"code": "code_hash", "tensorflow": "tensorflow", "data": "data"}
-    told |= {name: str(machine.get(key, "unknown"))[:8] for name, key in identity.items()}
+    told |= {"code": str(machine.get("code_hash", "unknown"))[:8], "data": str(machine.get("data", "unknown"))}
     return {**told, **metrics, "cpu": machine.get("cpu"), "threads": machine.get("threads")}, told
 
 

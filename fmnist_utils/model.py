@@ -35,11 +35,11 @@ def build_model(
             options = {"use_bias": not batch_norm, "kernel_initializer": "he_normal", "name": name}
             x = layers.Conv2D(width, kernel_size, strides, padding="same", **options)(x)
             if conv == (convs if downsampling == "max_late" else 1) and downsampling != "stride":
-                x = _one_of(POOLINGS, "downsampling", downsampling)(2, name=f"block{block}_pool")(x)
+                x = POOLINGS[downsampling](2, name=f"block{block}_pool")(x)
             x = _norm_relu(x, batch_norm, name)
         if dropout:
             x = layers.SpatialDropout2D(dropout, name=f"block{block}_dropout")(x)
-    x = _one_of(HEADS, "pooling_head", pooling_head)(name="head")(x)
+    x = HEADS[pooling_head](name="head")(x)
     if dense_units:
         x = layers.Dense(dense_units, use_bias=not batch_norm, kernel_initializer="he_normal", name="dense")(x)
         x = _norm_relu(x, batch_norm, "dense")
@@ -51,12 +51,6 @@ def _norm_relu(x, batch_norm, name):
     if batch_norm:  # momentum 0.9: a short training has too few steps for the default's slow average
         x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
-
-
-def _one_of(kinds, argument, value):
-    if value not in kinds:
-        raise ValueError(f"{argument} = {value!r}: allowed are {', '.join(kinds)}")
-    return kinds[value]
 
 
 def layer_costs(model) -> pd.DataFrame:

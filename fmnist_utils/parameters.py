@@ -2,7 +2,6 @@
 
 import math
 import re
-from types import MappingProxyType
 
 from fmnist_utils._environment import declared_parameters
 
@@ -66,8 +65,8 @@ PARAMETERS = {
 }
 
 
-def check_parameters(values) -> MappingProxyType:
-    """Return the parameters among `values`, a file's or a notebook's `globals()`, checked, to be read only.
+def check_parameters(values) -> dict:
+    """Return the parameters among `values`, a file's or a notebook's `globals()`, checked.
 
     A notebook's own parameters, too, which are not in the table: all that it declares. ValueError says what is allowed.
     """
@@ -97,4 +96,4 @@ def check_parameters(values) -> MappingProxyType:
     if size > (most := 60_000 - math.ceil(60_000 * fraction)) - 10 and size != most:  # of each class one stays
         told = f"allowed are {most}, or {most - 10} at most, with validation_fraction = {fraction}"
         raise ValueError(f"train_size = {size}: {told}")
-    return MappingProxyType(params)  # what is changed in it by hand would not be what trains
+    return params

@@ -20,6 +20,7 @@ import filecmp
 import json
 import os
 import shutil
+import sys
 import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from fmnist_utils._environment import code_hash, environment
+from fmnist_utils._environment import code_hash, declared_parameters, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reference"  # a small run that ships with the project, so that 04 can be opened at once
@@ -87,6 +88,9 @@ def start(params: dict, *arrays) -> Run:
     Raises RunError: the folder holds a run of other parameters, another process writes it, or it cannot be written.
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
+    notebook = vars(sys.modules["__main__"])
+    if changed := [n for n in declared_parameters(notebook.get("In", ()))[0] if notebook.get(n) != params.get(n)]:
+        raise ValueError(f"{', '.join(changed)}: changed outside the cell of parameters: run again from its cell on")
     new = {name: value for name, value in params.items() if name != "runs_dir"}
     run = Run(folder, new, environment() | {"data": zlib.crc32(b"".join(map(np.ascontiguousarray, arrays)))})
     if run.name == REFERENCE.name:
@@ -102,6 +106,7 @@ def start(params: dict, *arrays) -> Run:
 
 
 def _refuse_another(folder, params):
+    params = yaml.safe_load(yaml.safe_dump(params))  # a tuple comes back as a list
     old = read_yaml(folder / PARAMS) if (folder / PARAMS).exists() else params
     if changed := [name for name in {**old, **params} if old.get(name) != params.get(name)]:
         told = "; ".join(f"{name}: {old.get(name)!r} there, {params.get(name)!r} now" for name in changed)
@@ -117,6 +122,7 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
     """
     from fmnist_utils._training_copy import plain_copy  # only here: a reader of runs need not wait for TensorFlow
 
+    code_hash()  # ValueError where a parameter was changed after the training
     work = run.work_dir
     with _trouble_told(run.folder):
         _refuse_another(run.folder, run.params)  # somebody may have deleted it, and begun another there

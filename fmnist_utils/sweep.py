@@ -64,7 +64,8 @@ def read_sweep(path) -> tuple[Path, dict, dict]:
     for name in PARAMETERS.keys() & defaults.keys():
         with suppress(ValueError):
             known |= check_parameters({name: defaults[name]}).keys()
-    code, overrides = code_hash(cells=()) + version("tensorflow") + json.dumps([plain_code(cell) for cell in cells]), {}
+    cells += [path.read_text(encoding=runs.UTF8) for path in sorted(notebook.parent.glob("*.py"))]
+    code, overrides = code_hash(cells=()) + json.dumps([plain_code(cell) for cell in cells]), {}
     for changes in _changes(content, defaults):
         _only(changes, defaults.keys() - RESERVED, "each run is named after its parameters")
         params = {**defaults, **base, **changes}

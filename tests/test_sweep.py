@@ -116,17 +116,17 @@ def test_shipped_files(monkeypatch):
 
 
 def test_run_name(trivial, monkeypatch):
-    """It changes with parameters, code cells, the code that trains and TensorFlow, and not with prose."""
+    """It changes with parameters, code cells, modules beside them and the code that trains, and not with prose."""
     (before,) = names(trivial, seeds=[0])
     notebook = nbformat.read("trivial.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_markdown_cell("prose"))
     notebook.cells[1].source += "  # and more"
     nbformat.write(notebook, "trivial.ipynb")
     assert names(trivial) == [before] != names(trivial, seeds=[1])
-    found = [before]
-    for name in ("code_hash", "version"):
-        monkeypatch.setattr(sweep, name, lambda *_, **__: "other")
-        found += names(trivial)
+    monkeypatch.setattr(sweep, "code_hash", lambda cells: "of other code")
+    found = [before, *names(trivial)]
+    sweep.Path("mine.py").write_text("x = 1", encoding="utf-8")  # a module beside the notebook
+    found += names(trivial)
     notebook.cells[1].source += "\nx = 1"
     nbformat.write(notebook, "trivial.ipynb")
     assert len({*found, *names(trivial)}) == 4
