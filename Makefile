@@ -2,7 +2,7 @@
 # Needs Python 3.11 to 3.13 with venv. To choose one: make PYTHON=/path/to/python3.12 run
 # The environment is made here: keep its bytecode, or each start of TensorFlow takes 10 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
-export IPYTHONDIR := $(CURDIR)/build/ipython
+export IPYTHONDIR := $(CURDIR)/build/ipython$(shell mkdir -p build/ipython 2>/dev/null)
 PARAMS ?= params/quick.yaml
 SWEEP ?= sweeps/seeds.yaml
 VENV := .venv
