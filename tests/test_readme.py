@@ -14,8 +14,7 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md
 README, RESULTS = PAGES["README.md"], ROOT / "benchmarks" / "results"
 FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0].isalpha())
 ROWS = {
-    "`params/quick.yaml`": "quick", "`params/record.yaml`": "record",
-    "an earlier `full`: wider, pooling first, 20 epochs": "full_before",
+    "`params/quick.yaml`": "quick", "`params/record.yaml`": "record", "an earlier, wider `full`": "full_before",
     "a plain network of six convolutions": "plain", 'Keras\'s "Simple MNIST convnet"': "keras_convnet",
     'TensorFlow\'s "Basic classification"': "tensorflow_basic",
 }  # fmt: skip
