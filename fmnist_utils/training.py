@@ -106,7 +106,6 @@ class Checkpoint(tf.keras.callbacks.Callback):
             setattr(self.early_stopping, name, self.state[name])
         if "best0" in self._arrays:
             self.early_stopping.best_weights = [self._arrays[f"best{i}"] for i in range(weights)]
-        self.model.history.history.update({name: list(values) for name, values in self.state["history"].items()})
         self._last_good, self._arrays = self.model.get_weights(), {}
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -135,7 +134,6 @@ class Checkpoint(tf.keras.callbacks.Callback):
         self._last_good = self.model.get_weights()
         history = {name: [*self.state["history"].get(name, []), float(value)] for name, value in logs.items()}
         stopping = {name: getattr(self.early_stopping, name) for name in EARLY_STOPPING_STATE}
-        stopping["best"] = None if stopping["best"] is None else float(stopping["best"])
         next_epoch = self.params["epochs"] if self.model.stop_training else epoch + 1
         stopping |= {"next_epoch": next_epoch, "history": history, "compiled": self.compiled, "code": self.code}
         self.state, arrays = stopping, {f"weight{i}": weight for i, weight in enumerate(self._last_good)}
@@ -143,10 +141,11 @@ class Checkpoint(tf.keras.callbacks.Callback):
         arrays |= {f"best{i}": weight for i, weight in enumerate(self.early_stopping.best_weights or [])}
         self.path.parent.mkdir(parents=True, exist_ok=True)  # `finish` takes it away, and a cell may be run again
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, state=np.array(json.dumps(self.state)), **arrays)
+            np.savez(file, state=np.array(json.dumps(self.state, default=float)), **arrays)
 
     def on_train_end(self, logs=None):
-        self.model.history.epoch = list(range(len(self.model.history.history["loss"])))  # an earlier training's too
+        kept = self.state["history"] or self.model.history.history  # an interrupted training's too, no diverged epoch
+        self.model.history.history, self.model.history.epoch = kept, list(range(len(kept["loss"])))
 
 
 def training_summary(history, best_epoch: int, images: int, seed: int) -> dict:

@@ -146,7 +146,7 @@ def test_loss_not_a_number_ends_the_training_with_the_epoch_before(moment, early
     setattr(poison, moment, lambda *_, **__: good and network().layers[-1].kernel.assign(np.full((8, 10), np.nan)))
     trained = train(tmp_path, early_stopping=early_stopping, more=[poison])
     assert "epoch 2: the loss is not a number. Training ends, with the weights of the epoch" in capsys.readouterr().out
-    assert len(trained.epochs) == 2 and np.isnan(trained.history["val_loss"][1])
+    assert len(trained.epochs) == len(trained.history["val_loss"]) == 1
     with np.load(tmp_path / training.CHECKPOINT) as file:
         assert json.loads(str(file["state"]))["next_epoch"] == 1
         for i, weight in enumerate(good[0]):
