@@ -55,7 +55,7 @@ def declared_parameters(cells) -> tuple[list[str], list[str]]:
     declared, given = [], []
     for cell in cells:
         names = _parameters_of(cell)
-        if cell.startswith("# Parameters"):
+        if declared and cell.startswith("# Parameters"):  # else it may be the notebook's own
             given = names
         elif set(names) & set(declared) or len(names) > len(declared):  # not a line of that form elsewhere
             declared, given = names, []
@@ -75,9 +75,7 @@ def _code_behind(cells):
     """Return the code of the last cell, and of those that gave the names in it their present values, sorted."""
     parameters = set().union(*declared_parameters(cells))
     trees = [None if parameters & {*_parameters_of(cell)} else _parse(cell) for cell in cells if cell]
-    imports = [
-        node for tree in filter(None, trees) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
+    imports = [n for tree in filter(None, trees) for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     modules = {name.asname or name.name.partition(".")[0] for node in imports for name in node.names}
     found, needed, before_parameters = [], set(), False
     for tree in reversed(trees):

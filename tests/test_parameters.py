@@ -73,6 +73,7 @@ def test_notebooks_own_parameters():
     for cells in (
         ["seen = 1", own, "x = seed"],
         [own, "# Parameters\nseed = 2"],
+        ["# Parameters\n" + own],
         [own, "other: int = 1"],
         ["seed: int = 0\nold: int = 1", own],
     ):
