@@ -6,7 +6,7 @@ A run lives in runs/NAME. It is complete when metrics.json is there, which 03 wr
     model.keras        the trained network, built-in Keras layers only
     history.csv        a row per epoch: loss, accuracy, val_loss, val_accuracy, learning_rate, seconds
     validation.npz     index, label and probability of each validation image
-    environment.json   versions, processor, threads, commit, hash of the code that trains, time when it was finished
+    environment.json   versions, processor, threads, commit, hash of the code and checksum of the data, time of its end
     metrics.json       val_accuracy, val_loss, best_epoch, epochs_run, train_seconds, images_per_second, ...
     figures/           learning curves by 03; confusion matrix and galleries by 04
     test.npz           by 04: label and probability of each test image
@@ -25,6 +25,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,10 @@ def start(params: dict, *arrays) -> Run:
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
     notebook = vars(sys.modules["__main__"])
     if changed := [n for n in declared_parameters(notebook.get("In", ()))[0] if notebook.get(n) != params.get(n)]:
-        raise ValueError(f"{', '.join(changed)}: changed outside the cell of parameters: run again from its cell on")
+        raise ValueError(f"{', '.join(changed)}: not as they were checked: run again from the cell of parameters on")
     new = {name: value for name, value in params.items() if name != "runs_dir"}
-    run = Run(folder, new, environment() | {"data": zlib.crc32(b"".join(map(np.ascontiguousarray, arrays)))})
+    data = reduce(lambda value, array: zlib.crc32(np.ascontiguousarray(array), value), arrays, 0)
+    run = Run(folder, new, environment() | {"data": data})
     if run.name == REFERENCE.name:
         raise RunError(f"the run {run.name!r} is the one that ships with the project. Choose another run_name.")
     with _trouble_told(folder):

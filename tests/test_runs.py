@@ -109,7 +109,7 @@ def test_evaluation_of_another_network_is_refused(monkeypatch):
 def test_start_parameters_changed_by_hand(monkeypatch):
     for name, value in (("In", ["seed: int = 3  # seed", "exec(settings)"]), ("seed", 4)):
         monkeypatch.setattr(sys.modules["__main__"], name, value, raising=False)
-    with pytest.raises(ValueError, match=r"^seed: changed outside the cell of parameters"):
+    with pytest.raises(ValueError, match=r"^seed: not as they were checked: run again from the cell"):
         runs.start(PARAMS)
 
 
