@@ -6,8 +6,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from fmnist_utils import _environment, evaluation, runs
-from fmnist_utils._tensorflow import tf
+from fmnist_utils import _environment, runs
 
 
 def imported_by(path):  # which of the other modules, within functions too
@@ -80,9 +79,3 @@ def test_parameters_changed_after_their_use_are_refused(late):
     assert _environment.code_hash(cells=[*CELLS[:3], use, "fit(steps)"])
     with pytest.raises(ValueError, match="after its use: run again from its cell on"):
         _environment.code_hash(cells=[*CELLS[:3], use, late, "fit(steps, epochs)"])
-
-
-def test_model_file_with_a_lambda_layer_is_refused(tmp_path):
-    tf.keras.Sequential([tf.keras.Input((28, 28, 1)), tf.keras.layers.Lambda(lambda x: x)]).save(tmp_path / "a.keras")
-    with pytest.raises(RuntimeError, match="Lambda"):
-        evaluation.load_model(tmp_path / "a.keras")
