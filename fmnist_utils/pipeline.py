@@ -177,7 +177,8 @@ def _print_table(folder):
     interval = f"{test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
     print(f"\nRun {run.name}: {metrics['model_parameters']:,} parameters, seed {metrics['seed']}")
     print(f"  training              {metrics['train_seconds']:.0f} s, {metrics['images_per_second']:,.0f} images/s")
-    print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, epoch {metrics['best_epoch']} kept")
+    if metrics["val_accuracy"] >= 0:  # it is nan without validation images
+        print(f"  validation accuracy   {metrics['val_accuracy']:.2%}, epoch {metrics['best_epoch']} kept")
     print(f"  test accuracy         {test['test_accuracy']:.2%}, 95 % interval {interval}")
     print(f"  report                {folder / 'report.html'}")
 

@@ -43,7 +43,7 @@ def test_notebooks_take_any_run(network, factor, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_training_on_all_images(tmp_path):
+def test_training_on_all_images(tmp_path, capsys):
     """Without validation images 01 to 04 go through, and what needs some says so."""
     given = {"run_name": "all", "runs_dir": str(tmp_path), "validation_fraction": 0.0, "early_stopping": False}
     given |= {"train_size": 500, "epochs": 1, "filters": [4], "convs_per_block": [1]}
@@ -51,6 +51,8 @@ def test_training_on_all_images(tmp_path):
         own = given.keys() & pipeline.defaults(notebook)
         execute(pipeline.FOLDER / f"{notebook}.ipynb", {name: given[name] for name in own})
     run = runs.find("all", str(tmp_path))
+    pipeline._print_table(run.folder)
     assert runs.read_metrics(run, runs.TEST_METRICS)["test_images"] == 10_000
+    assert "nan%" not in capsys.readouterr().out
     with pytest.raises(runs.RunError, match="'all' has no validation images"):
         runs.read_predictions(run)
