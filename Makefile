@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt
 .PHONY: run test test-slow test-all coverage mutants steady setup data lab notebooks slides book sweep bench lint lock help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: data  ## notebooks 01 to 04 on the real data, into runs/quick (PARAMS=params/full.yaml: runs/full)
 	@$(PY) -m fmnist_utils.pipeline "$(PARAMS)"
@@ -70,7 +70,7 @@ lab: data  ## JupyterLab on the notebooks
 notebooks: dev-tools data  ## execute the committed notebooks afresh and store them, the reference run too
 	@$(PY) tools/store_notebooks.py
 
-slides: data  ## reveal.js slides of the notebooks, build/slides/*.html, that open without a network (needs npm)
+slides: setup  ## reveal.js slides of the notebooks, build/slides/*.html, that open without a network (needs npm)
 	@$(PY) tools/make_slides.py
 
 book: dev-tools  ## a site of the notebooks as stored, build/book, that opens without a network (REPOSITORY=https://github.com/OWNER/NAME)

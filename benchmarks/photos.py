@@ -1,7 +1,7 @@
 """How many photos are right? python benchmarks/photos.py FOLDER [MODEL …]
 
 FOLDER/CLASS/picture: CLASS is one of the data set ("Ankle boot") or of CLOTHES, the names of the clothing data set.
-MODEL: a model.keras, by default the reference run's; several are averaged.
+MODEL: a model.keras in a run's folder, by default the reference run's; several are averaged. Writes photos.csv.
 """
 
 import sys
@@ -13,9 +13,8 @@ import pandas as pd
 from fmnist_utils import data, evaluation, photo, runs
 
 CLOTHES = {
-    "dress": ["Dress"], "longsleeve": ["Pullover", "Coat", "Shirt"], "outwear": ["Coat"], "pants": ["Trouser"],
-    "shirt": ["Shirt"], "shoes": ["Sandal", "Sneaker", "Ankle boot"], "tshirt": ["T-shirt/top"],
-    "T-shirt": ["T-shirt/top"],
+    "dress": ["Dress"], "longsleeve": ["Pullover", "Coat", "Shirt"], "outwear": ["Coat"], "tshirt": ["T-shirt/top"],
+    "pants": ["Trouser"], "shirt": ["Shirt"], "shoes": ["Sandal", "Sneaker", "Ankle boot"], "T-shirt": ["T-shirt/top"],
 }  # fmt: skip
 CLASSES = CLOTHES | {name: [name] for name in data.CLASS_NAMES}
 
@@ -28,7 +27,8 @@ def judge(path, model):
             answer = data.CLASS_NAMES[photo.predict_photo(path, model)[1].argmax()]
         except photo.PhotoError as error:
             answer, told = "", [error]
-    return {"class": path.parent.name, "right": answer in CLASSES[path.parent.name], "warned": bool(told)}
+    facts = {"class": path.parent.name, "file": path.name, "answer": answer}
+    return {**facts, "right": answer in CLASSES[path.parent.name], "warned": bool(told)}
 
 
 if __name__ == "__main__":
@@ -36,8 +36,9 @@ if __name__ == "__main__":
     paths = [path for name in CLASSES for path in sorted(Path(folder, name).glob("*.*"))]
     if not paths:
         sys.exit(__doc__)
-    models = [evaluation.load_model(path) for path in models or [runs.REFERENCE / runs.MODEL]]
-    rows = pd.DataFrame([judge(path, model) for model in models for path in paths])
+    models = {Path(p).parent.name: evaluation.load_model(p) for p in models or [runs.REFERENCE / runs.MODEL]}
+    rows = pd.DataFrame([{"model": name, **judge(path, model)} for name, model in models.items() for path in paths])
+    rows.to_csv(Path(__file__).with_name("results") / "photos.csv", index=False)
     rows = pd.concat([rows, rows.assign(**{"class": "all"})])
     quiet = rows[~rows["warned"]].groupby("class")["right"].mean().rename("right if not warned")
     print(rows.groupby("class")[["right", "warned"]].mean().join(quiet).round(3))

@@ -25,7 +25,7 @@ MUTATORS = "append clear delattr discard extend fill insert pop put remove resiz
 
 
 def code_hash(files=TRAINING_MODULES, cells=None) -> str:
-    """Return a hash of TensorFlow, Keras, these files, and the cells that the last of `cells` rests on.
+    """Return a hash of TensorFlow's and Keras's versions, these files, and the cells that the last of `cells` rests on.
 
     By default of all that trains and of the running notebook, up to the cell that calls, with the modules beside it.
     Comments, docstrings and parameters do not count. Raises ValueError where a parameter was changed after its use.
@@ -46,6 +46,7 @@ def _parse(source):
     with suppress(SyntaxError):  # such a cell never ran
         tree = ast.parse(TransformerManager().transform_cell(source))  # of %pip install
         magic = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "run_cell_magic"]
+        compile(tree, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)  # `return 1` is a tree, but no cell
         return _parse(tree.body[0].value.args[2].value) if magic else tree  # of %%time
     return ast.parse("")
 
@@ -54,7 +55,7 @@ def declared_parameters(cells) -> tuple[list[str], list[str]]:
     """Return the names in the cell of lines `name: type = literal`, as run last, and those that papermill gave it."""
     declared, given = [], []
     for cell in cells:
-        names = _parameters_of(cell)
+        names = parameters_of(cell)
         if declared and cell.startswith("# Parameters"):  # else it may be the notebook's own
             given = names
         elif set(names) & set(declared) or len(names) > len(declared):  # not a line of that form elsewhere
@@ -62,9 +63,9 @@ def declared_parameters(cells) -> tuple[list[str], list[str]]:
     return declared, given
 
 
-def _parameters_of(cell):
+def parameters_of(cell: str) -> list[str]:
     """Return the names in a cell of parameters, the notebook's own or papermill's; none for any other cell."""
-    with suppress(SyntaxError, ValueError, AttributeError):
+    with suppress(SyntaxError, ValueError, TypeError, AttributeError):
         values = {ast.unparse(line): ast.literal_eval(line.value) for line in ast.parse(cell).body}
         if cell.startswith("# Parameters") or any(re.match(r"\w+:", line) for line in values):
             return [re.match(r"\w+", line)[0] for line in values]
@@ -74,7 +75,7 @@ def _parameters_of(cell):
 def _code_behind(cells):
     """Return the code of the last cell, and of those that gave the names in it their present values, sorted."""
     parameters = set().union(*declared_parameters(cells))
-    trees = [None if parameters & {*_parameters_of(cell)} else _parse(cell) for cell in cells if cell]
+    trees = [None if parameters & {*parameters_of(cell)} else _parse(cell) for cell in cells if cell]
     imports = [n for tree in filter(None, trees) for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     modules = {name.asname or name.name.partition(".")[0] for node in imports for name in node.names}
     found, needed, before_parameters = [], set(), False
@@ -95,7 +96,7 @@ def _code_behind(cells):
 
 def _names(tree):
     """Return the names that a cell gives values to, and those that it uses before it does so."""
-    given, used, codes = set(), set(), [compile(tree, "cell", "exec")]
+    given, used, codes = set(), set(), [compile(tree, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)]
     for code in codes:
         for step in dis.get_instructions(code):
             if step.opname == "STORE_NAME":
@@ -166,7 +167,7 @@ def _cpu():
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
         facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
         return f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
-    return platform.processor()
+    return platform.processor() or None
 
 
 def _commit():

@@ -38,7 +38,8 @@ for _name, _wanted in {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"
     os.environ[_name] = _wanted  # or a user's keras.json decides
 if os.environ.get("KERAS_HOME", "").startswith("~"):  # Keras would look in one place and write in another
     os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
-for _name, _value in {"TF_ENABLE_ONEDNN_OPTS": "1", **thread_settings(cores())}.items():
+_own = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # several notebooks may share a GPU
+for _name, _value in (_own | thread_settings(cores())).items():
     os.environ[_name] = os.environ.get(_name, "").strip() or _value
 with capture_stderr():
     import tensorflow as tf

@@ -15,8 +15,8 @@ def read_runs(folder) -> pd.DataFrame:
     """Read a folder of run folders as one frame, a row per complete run, indexed by the run's name.
 
     Left of `configuration` are parameters, code and data; right of it metrics, cpu and threads. `configuration`, in
-    words: the parameters that are not at their most frequent value, `seed` aside, or `BASE`; one without such a value
-    is always told. Of runs alike the newest counts; a damaged one is left out and named. RunError where there is none.
+    words: the parameters that are not at their most frequent value, `seed` aside, or `BASE`; one that has none
+    is always named. Of runs alike the newest counts; a damaged one is left out and named. RunError where there is none.
     """
     rows, names = {}, {}
     for path in sorted((path.parent for path in Path(folder).glob(f"[!.]*/{runs.METRICS}")), key=runs.finished):
@@ -47,9 +47,7 @@ def _row(folder):
     metrics, machine = (runs.read_metrics(run, name) for name in (runs.METRICS, runs.ENVIRONMENT))
     if (folder / runs.VALIDATION).exists():  # a notebook of one's own need not write it
         runs.read_predictions(run)
-    told = {
-        name: _format(value) if isinstance(value, list | dict | None) else value for name, value in run.params.items()
-    }
+    told = {n: _format(v) if isinstance(v, list | dict | None) else v for n, v in run.params.items()}
     results = {*metrics, "code", "data", "cpu", "threads", "configuration"} - {"seed", "precision"}
     if clash := run.params.keys() & results:
         raise runs.RunError(f"the run {run.name!r} has a parameter named like a result: {', '.join(sorted(clash))}")
@@ -77,26 +75,26 @@ def t_confidence_interval(values) -> dict[str, float]:
     return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
 
 
-def leaderboard(table: pd.DataFrame, metric: str = "val_accuracy") -> pd.DataFrame:
-    """Rank configurations by a metric's mean over seeds: runs, mean, std, low, high, seconds (median training)."""
-    rows = {
-        name: {"runs": len(group), **t_confidence_interval(group[metric]), "seconds": group["train_seconds"].median()}
-        for name, group in table.groupby("configuration")
-    }
+def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank configurations by mean validation accuracy: runs, mean, std, low, high, seconds (median training)."""
+    rows = {}
+    for name, group in table.groupby("configuration"):
+        interval = t_confidence_interval(group["val_accuracy"])
+        rows[name] = {"runs": len(group), **interval, "seconds": group["train_seconds"].median()}
     board = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
     return board.sort_values("mean", ascending=False)
 
 
-def paired_differences(table: pd.DataFrame, baseline: str, metric: str = "val_accuracy") -> pd.DataFrame:
-    """Compare every configuration with the `baseline`, seed by seed; the lowest mean difference first.
+def paired_differences(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Compare validation accuracy with the `baseline`'s, seed by seed; the lowest mean difference first.
 
-    A row per other configuration: seeds that both have, and mean, std, low, high of the difference of the metric (see
+    A row per other configuration: seeds that both have, and mean, std, low, high of the difference (see
     `t_confidence_interval`). Raises ValueError where no run has the baseline's configuration.
     """
     if baseline not in set(table["configuration"]):
         known = "; ".join(sorted(table["configuration"].unique()))
         raise ValueError(f"baseline = {baseline!r}: no run has that configuration. There are: {known}")
-    by_seed = table.pivot_table(index="seed", columns="configuration", values=metric)
+    by_seed = table.pivot_table(index="seed", columns="configuration", values="val_accuracy")
     differences = by_seed.drop(columns=baseline).sub(by_seed[baseline], axis="index")
     both = {name: column.dropna() for name, column in differences.items() if column.notna().any()}
     rows = {name: {"seeds": len(values), **t_confidence_interval(values)} for name, values in both.items()}

@@ -73,9 +73,7 @@ def one_hot(y: np.ndarray) -> np.ndarray:
     return tf.keras.utils.to_categorical(y, num_classes=len(CLASS_NAMES)).astype("float32")
 
 
-def stratified_split(
-    y: np.ndarray, fraction: float = 0.2, seed: int = 0, train_size: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(y: np.ndarray, fraction: float = 0.2, seed: int = 0, train_size: int = 0) -> tuple:
     """Split a labelled set, `y` (n,) classes, into sorted positions of a training and a validation part, by class.
 
     `fraction`: the validation part's (0: none); `train_size`: so many of the other are kept (0: all), else ValueError.
@@ -149,7 +147,7 @@ def _fetch(cache, scratch, get_file):
         finally:
             socket.setdefaulttimeout(usual)
     raise DatasetUnavailable(
-        "Fashion-MNIST could not be had. Tried:\n  - " + "\n  - ".join(errors) + "\n"
+        "Fashion-MNIST could not be downloaded. Tried:\n  - " + "\n  - ".join(errors) + "\n"
         "What to do: connect to the network and try again; or copy the four .gz files (from another machine's "
         "~/.keras/datasets/fashion-mnist, say) into a folder and set FMNIST_DATA_DIR to it."
     )

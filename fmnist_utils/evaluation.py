@@ -16,7 +16,7 @@ def load_model(path):
             model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
         shapes = model.input_shape, model.output_shape
         if shapes != ((None, *IMAGE_SHAPE), (None, len(CLASS_NAMES))):
-            raise ValueError(f"it maps {shapes[0]} to {shapes[1]}; wanted is (None, 28, 28, 1) to (None, 10)")
+            raise ValueError(f"it maps {shapes[0]} to {shapes[1]}; expected is (None, 28, 28, 1) to (None, 10)")
     except Exception as error:  # whatever a missing, broken or foreign file makes Keras, zip or HDF5 raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RuntimeError(f"cannot use {path} ({reason}). Delete the run's folder, then train it by 03.") from error
@@ -32,15 +32,10 @@ def predict(model, x: np.ndarray) -> np.ndarray:
     return y_prob
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval (low, high) of `correct` out of `n` drawn images (doi:10.2307/2276774)."""
-    return tuple(map(float, binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")))
-
-
 def test_summary(y: np.ndarray, y_prob: np.ndarray) -> dict:
-    """Summarise predictions, `y` (n,) and `y_prob` (n, 10), as JSON values for a run's test_metrics.json."""
+    """Summarise `y` (n,) and `y_prob` (n, 10) as JSON values, with Wilson's 95 % interval (doi:10.2307/2276774)."""
     y_pred = y_prob.argmax(axis=1)
-    low, high = wilson_interval((y_pred == y).sum(), len(y))
+    low, high = binomtest(int((y_pred == y).sum()), len(y)).proportion_ci(0.95, method="wilson")
     return {
         "test_accuracy": float(metrics.accuracy_score(y, y_pred)),
         "test_accuracy_low": low,
@@ -57,11 +52,9 @@ def per_class_scores(y: np.ndarray, y_pred: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(CLASS_NAMES, name="class"))
 
 
-def calibration_table(y: np.ndarray, y_prob: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Return mean confidence (the highest of `y_prob`, (n, k)), accuracy and images, a row per bin that has some."""
+def calibration_table(y: np.ndarray, y_prob: np.ndarray) -> pd.DataFrame:
+    """Return mean confidence (the highest of `y_prob`, (n, k)), accuracy and images, a row per tenth that has some."""
     confidence, correct = y_prob.max(axis=1), y_prob.argmax(axis=1) == y
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # 1.0 belongs to the last one
-    frame = pd.DataFrame({"confidence": confidence, "accuracy": correct, "images": 1})
-    return frame.groupby(pd.Index(bin_of / bins, name="from")).agg(
-        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("images", "sum")
-    )
+    index = pd.Index(np.minimum((confidence * 10).astype(int), 9) / 10, name="from")  # 1.0 belongs to the last one
+    frame = pd.DataFrame({"confidence": confidence, "accuracy": correct, "images": 1}, index)
+    return frame.groupby("from").agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})

@@ -5,6 +5,7 @@ questions.yaml has a digest in place of the right answer: `python -m fmnist_util
 
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -19,11 +20,11 @@ def digest(question: str, answer) -> str:
     return hashlib.sha256(f"{question}: {plain}".encode()).hexdigest()[:12]
 
 
-def self_check(question: str, guess: str):
+def self_check(question: str, guess):
     """Say whether a guess is right, before the cell that shows it; if it is empty, which choices there are."""
     known = yaml.safe_load(QUESTIONS.read_text(encoding="utf-8"))["self_checks"][question]
     if digest(question, guess) not in [digest(question, choice) for choice in known["choices"]]:
-        told = f"{guess!r} is none of the answers." if guess.strip() else "No guess yet."
+        told = f"{guess!r} is none of the answers." if str(guess).strip() else "No guess yet."
         print(f"{told} Choose one of: {', '.join(known['choices'])}.")
     elif digest(question, guess) == known["digest"]:
         print("Right. Say why, then run on and see.")
@@ -36,9 +37,9 @@ def check_answer(question: str, answer):
     known = yaml.safe_load(QUESTIONS.read_text(encoding="utf-8"))["exercises"][question]
     answer = answer.tolist() if hasattr(answer, "tolist") else answer  # of NumPy or pandas
     check(... not in (answer if isinstance(answer, list | tuple) else [answer]), "write your answer above first")
-    if "decimals" in known:
+    with suppress(KeyError, TypeError, ValueError):  # no decimals asked for, or no number given
         answer = f"{float(answer):.{known['decimals']}f}"
-    check(digest(question, answer) == known["digest"], f"{answer} is not it")
+    check(digest(question, answer) == known["digest"], f"{answer} is not the answer")
     print("right")
 
 

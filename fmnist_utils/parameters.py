@@ -3,7 +3,7 @@
 import math
 import re
 
-from fmnist_utils._environment import declared_parameters
+from fmnist_utils._environment import declared_parameters, parameters_of
 
 AUGMENTATIONS = ("flip", "shift", "erase")  # keys of the table of the same name in augmentation.py
 HOW_TO_GIVE = (
@@ -70,7 +70,11 @@ def check_parameters(values) -> dict:
 
     A notebook's own parameters, too, which are not in the table: all that it declares. ValueError says what is allowed.
     """
-    declared, given = declared_parameters(values.get("In", ()))
+    cells = values.get("In", ())
+    own = [cell for cell in cells if PARAMETERS.keys() & {*re.findall(r"^(\w+):", cell, re.MULTILINE)}]
+    if own and not parameters_of(own[-1]):
+        raise ValueError("the cell of parameters may hold only lines `name: type = value`, the value written out")
+    declared, given = declared_parameters(cells)
     if unknown := ", ".join(sorted(set(given) - set(declared))):
         raise ValueError(f"this notebook has no parameter {unknown}. There are: {', '.join(declared)}")
     params = {}
@@ -94,6 +98,5 @@ def check_parameters(values) -> dict:
     if not fraction and params.get("early_stopping"):
         raise ValueError("validation_fraction = 0: allowed with early_stopping = False, which needs validation images")
     if size > (most := 60_000 - math.ceil(60_000 * fraction)) - 10 and size != most:  # of each class one stays
-        told = f"allowed are {most}, or {most - 10} at most, with validation_fraction = {fraction}"
-        raise ValueError(f"train_size = {size}: {told}")
+        raise ValueError(f"train_size = {size}: allowed are {most}, or {most - 10} at most: {fraction:.0%} validate")
     return params

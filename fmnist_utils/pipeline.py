@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from fmnist_utils import runs
-from fmnist_utils._environment import NOTEBOOK_MODULES, TRAINING_MODULES, code_hash
+from fmnist_utils._environment import NOTEBOOK_MODULES, TRAINING_MODULES, code_hash, plain_code
 from fmnist_utils.parameters import check_parameters
 
 FOLDER = runs.ROOT / "notebooks"
@@ -40,13 +40,13 @@ class _StrictLoader(yaml.SafeLoader):
         for key, value in node.value:
             where = f"line {key.start_mark.line + 1}, {key.value}"
             if str(key.value) in seen:
-                raise ValueError(f"{where}: this key stands there twice. Allowed is one of each")
+                raise ValueError(f"{where}: this key appears twice")
             seen.add(str(key.value))
             scalars = [value]
             for scalar in scalars:  # it grows by what lists hold
                 scalars += scalar.value if isinstance(scalar, yaml.SequenceNode) else []
                 if scalar.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[^.]|.*:", scalar.value):
-                    raise ValueError(f"{where}: {scalar.value}: allowed are decimal numbers without zeros before them")
+                    raise ValueError(f"{where}: {scalar.value}: allowed are decimal numbers without leading zeros")
         return super().construct_mapping(node, deep)
 
 
@@ -89,13 +89,15 @@ def defaults(notebook) -> dict:
         return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"{path}: wanted is a notebook with parameters such as 5, 'text', [1, 2] ({told})") from error
+        raise ValueError(f"{path}: allowed is a notebook with parameters such as 5, 'text', [1, 2] ({told})") from error
 
 
 def run_all(values: dict) -> Path:
     """Execute 01 to 04 by checked parameters, but not what is complete; write report.html; return the run's folder."""
     folder = runs.runs_folder(values.get("runs_dir", "runs")) / values["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    if (folder / runs.PARAMS).exists():  # before its notebooks are overwritten
+        runs.refuse_another(folder, {n: values.get(n, v) for n, v in defaults(TRAINING).items() if n != "runs_dir"})
     for number, notebook in enumerate(NOTEBOOKS, start=1):
         title, output = f"[{number}/{len(NOTEBOOKS)}] {notebook}", folder / "notebooks" / f"{notebook}.ipynb"
         parameters = {name: value for name, value in values.items() if name in defaults(notebook)}
@@ -122,10 +124,11 @@ def why_to_run(notebook: str, parameters: dict, folder: Path) -> str:
         return "there is no whole notebook of an earlier time"
     facts, now = done.metadata.get("papermill", {}), _hashes(notebook, parameters, folder)
     before = done.metadata.get("fmnist_utils") or dict.fromkeys(now)
+    old, new = (_sources(content, notebook) for content in (done, nbformat.read(FOLDER / f"{notebook}.ipynb", 4)))
     as_it_was = {
         "it did not come to its end": facts.get("end_time") and not facts.get("exception"),
         "its parameters have changed": {**facts.get("parameters", {}), **MOVED} == {**parameters, **MOVED},
-        "the notebook has changed": _sources(done) == _sources(nbformat.read(FOLDER / f"{notebook}.ipynb", 4)),
+        "the notebook has changed": old == new,
         **{f"{what} has changed": now[what] == before.get(what) for what in now},
     }
     return next((reason for reason, holds in as_it_was.items() if not holds), "")
@@ -140,8 +143,10 @@ def _hashes(notebook, parameters, folder):
     return {"the package's code, or TensorFlow,": code_hash(modules, ()), **hashes}
 
 
-def _sources(notebook):
-    return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+def _sources(content, notebook):
+    cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    code = [plain_code(cell.source) for cell in cells if cell.cell_type == "code"]
+    return code if notebook == TRAINING else [cell.source for cell in cells]  # for better prose nobody trains again
 
 
 def execute_notebook(source, output, parameters: dict, **options):
@@ -183,11 +188,11 @@ def _print_table(folder):
     print(f"  report                {folder / 'report.html'}")
 
 
-def main():
+def main(words=None):
     """Parse the command line, run, and end with a table; exit 1 with one clear message when something fails."""
     parser = argparse.ArgumentParser(prog="python -m fmnist_utils.pipeline", description=__doc__.splitlines()[0])
     parser.add_argument("parameters", nargs="?", default="params/quick.yaml", help="default: params/quick.yaml")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):  # an old terminal or a log must not end a command
         stream.reconfigure(errors="backslashreplace")
     try:

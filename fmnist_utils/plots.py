@@ -42,15 +42,14 @@ def plot_images(images, titles=None, columns=10, size=1.1, row_labels=None, dive
     return axs
 
 
-def plot_learning_curves(history, best_epoch=None):
+def plot_learning_curves(history, best_epoch):
     """Draw loss and accuracy, training and validation, over a history's epochs, and mark the kept one; two Axes."""
     axs = plt.subplots(1, 2, figsize=(11, 4))[1]
     for ax, name in zip(axs, ("loss", "accuracy"), strict=True):
         ax.plot(history.index, history[name], "o-", label="training")
         if f"val_{name}" in history:
             ax.plot(history.index, history[f"val_{name}"], "s--", label="validation")
-        if best_epoch:
-            ax.axvline(best_epoch, **REFERENCE_LINE, label=f"kept: epoch {best_epoch}")
+        ax.axvline(best_epoch, **REFERENCE_LINE, label=f"kept: epoch {best_epoch}")
         ax.set(xlabel="epoch", ylabel=name, title=f"{name.capitalize()}, epoch by epoch")
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axs[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: inside, it would cover some of them

@@ -86,12 +86,12 @@ def start(params: dict, *arrays) -> Run:
     """Open the run of checked `params` and of the `arrays` that `fit` gets for writing; hold its lock until `finish`.
 
     An unfinished training is there to go on from, see `training.Checkpoint`; a complete run stays until `finish`.
-    Raises RunError: the folder holds a run of other parameters, another process writes it, or it cannot be written.
+    Raises ValueError: a parameter was changed; RunError: the run has others, another process writes it, or nobody can.
     """
     folder = runs_folder(params["runs_dir"]) / params["run_name"]
     notebook = vars(sys.modules["__main__"])
     if changed := [n for n in declared_parameters(notebook.get("In", ()))[0] if notebook.get(n) != params.get(n)]:
-        raise ValueError(f"{', '.join(changed)}: not as they were checked: run again from the cell of parameters on")
+        raise ValueError(f"{', '.join(changed)}: changed since they were checked: run again from their cell on")
     new = {name: value for name, value in params.items() if name != "runs_dir"}
     data = reduce(lambda value, array: zlib.crc32(np.ascontiguousarray(array), value), arrays, 0)
     run = Run(folder, new, environment() | {"data": data})
@@ -101,18 +101,19 @@ def start(params: dict, *arrays) -> Run:
         run.work_dir.mkdir(parents=True, exist_ok=True)
         run.lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
         with run.lock:
-            _refuse_another(folder, new)
+            refuse_another(folder, new)
             _write_yaml(folder / PARAMS, new)
             run.lock.acquire()  # a second time: it outlives this block, which an error leaves unlocked
     return run
 
 
-def _refuse_another(folder, params):
+def refuse_another(folder, params: dict):
+    """Raise RunError where `folder` holds a run of other parameters than `params`."""
     params = yaml.safe_load(yaml.safe_dump(params))  # a tuple comes back as a list
     old = read_yaml(folder / PARAMS) if (folder / PARAMS).exists() else params
     if changed := [name for name in {**old, **params} if old.get(name) != params.get(name)]:
         told = "; ".join(f"{name}: {old.get(name)!r} there, {params.get(name)!r} now" for name in changed)
-        raise RunError(f"{folder} is of other parameters ({told}). Choose another run_name, or delete it")
+        raise RunError(f"{folder} has other parameters ({told}). Choose another run_name, or delete it")
 
 
 def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_prob, metrics: dict):
@@ -120,14 +121,14 @@ def finish(run: Run, *, model, history: pd.DataFrame, valid_index, y_valid, y_pr
 
     `model`: kept as `plain_copy`; `history`: a row per epoch, indexed by `epoch`; `valid_index`, `y_valid` (n,) and
     `y_prob` (n, 10): positions, classes and probabilities of the validation images; `metrics`: see
-    `training.training_summary`. Raises RunError where the disk refuses.
+    `training.training_summary`. Raises ValueError or RunError where a parameter or the folder was changed since.
     """
     from fmnist_utils._training_copy import plain_copy  # only here: a reader of runs need not wait for TensorFlow
 
     code_hash()  # ValueError where a parameter was changed after the training
     work = run.work_dir
     with _trouble_told(run.folder):
-        _refuse_another(run.folder, run.params)  # somebody may have deleted it, and begun another there
+        refuse_another(run.folder, run.params)  # somebody may have deleted it, and begun another there
         run.lock.acquire()  # again: a cell may be run twice
         work.mkdir(parents=True, exist_ok=True)
         _write_yaml(work / PARAMS, run.params)
@@ -190,7 +191,7 @@ def find(run_name: str = "", runs_dir: str = "runs") -> Run:
         state = "is not complete: its training was interrupted" if folder.exists() else "is not there"
         raise RunError(
             f"the run {name!r} {state} (complete runs: {', '.join(known) or 'none yet'}). Make it with\n"
-            f"  papermill notebooks/03_training.ipynb out.ipynb -r run_name {name}\n"
+            f"  papermill notebooks/03_training.ipynb out.ipynb -r run_name {name} -r runs_dir {runs_dir}\n"
             f"or `make run`, or run 03_training.ipynb with that run_name."
         )
     return Run(folder, read_yaml(folder / PARAMS), {"finished": finished(folder)})
@@ -240,7 +241,7 @@ def read_metrics(run: Run, name: str = METRICS) -> dict:
 
 def read_yaml(path) -> dict:
     """Return the params.yaml of a run."""
-    with damage_told(Path(path)):
+    with damage_told(path):
         return {**yaml.safe_load(path.read_text(encoding=UTF8))}
 
 

@@ -80,7 +80,7 @@ def read_sweep(path) -> tuple[Path, dict, dict]:
 
 def _only(mapping, allowed, where):
     if not isinstance(mapping, dict):
-        raise ValueError(f"{where}: {mapping!r}: wanted are lines `name: value`")
+        raise ValueError(f"{where}: {mapping!r}: allowed are lines `name: value`")
     if unknown := sorted(map(str, mapping.keys() - set(allowed))):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}. Allowed are {', '.join(sorted(allowed))}")
 
@@ -104,7 +104,7 @@ def _changes(content, defaults):
         for part in (*others, seed):
             _only(part, part, "variants")
             if twice := sorted(map(str, changes.keys() & part.keys())):
-                raise ValueError(f"{', '.join(twice)} stands in two of variants, grid, random and seeds")
+                raise ValueError(f"{', '.join(twice)} appears in two of variants, grid, random and seeds")
             changes |= part
         yield changes
 
@@ -128,7 +128,7 @@ def _samples(content, defaults):
             whole = type(defaults.get(name)) is int
             numbers = {type(low), type(high)} <= {int, *[float] * (not whole)} and low < high and (low > 0 or not log)
             if not numbers or type(log) is not bool:  # 1e-4 is text, 1.0e-4 is not
-                raise ValueError(f"{name}: wanted are numbers low < high, more than 0 with log: true; 1.0e-4, not 1e-4")
+                raise ValueError(f"{name}: allowed are numbers low < high, positive with log: true; 1.0e-4, not 1e-4")
             low, high = low - whole / 2, high + whole / 2  # each whole number its share
             for sample in samples:
                 value = math.exp(draw.uniform(math.log(low), math.log(high))) if log else draw.uniform(low, high)
@@ -155,7 +155,7 @@ def check_worker(address: str, nthreads: int, info, versions: dict):
     if nthreads > 1:
         raise runs.RunError(f"{address} takes {nthreads} runs into one process. Start it with --nthreads 1")
     if isinstance(info, Exception):
-        raise runs.RunError(f"{address} has not this project: {info}. Install it there: pip install -e .")
+        raise runs.RunError(f"{address} does not have this project: {info}. Install it there: pip install -e .")
     if different := [name for name in versions if info["versions"].get(name) != versions[name]]:
         raise runs.RunError(f"the worker {address} has another {', '.join(different)}. Install the same there.")
 
@@ -168,8 +168,8 @@ def run_notebook(source, notebook, name, parameters, threads, cell_seconds, vers
     """
     worker = get_worker()
     check_worker(worker.address, worker.state.nthreads, worker_info(), versions)
-    os.environ |= thread_settings(threads.get(socket.gethostname(), 1)) | {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    with tempfile.TemporaryDirectory(dir=worker.local_directory) as runs_dir:
+    os.environ |= thread_settings(threads.get(socket.gethostname(), 1))
+    with tempfile.TemporaryDirectory(dir=worker.local_directory, ignore_cleanup_errors=True) as runs_dir:
         folder, copy = Path(runs_dir, name), Path(runs_dir, Path(notebook).name)
         (folder / "notebooks").mkdir(parents=True)
         copy.write_text(source, encoding=runs.UTF8)

@@ -61,7 +61,7 @@ def steps_per_execution(steps_per_epoch: int) -> int:
 
 
 class Checkpoint(tf.keras.callbacks.Callback):
-    """Keep each finished epoch in one file of `folder`, so that an interrupted `fit` goes on bit for bit; print a line.
+    """Save the state after each epoch in `folder`, so that an interrupted `fit` resumes bit for bit; print a line.
 
     It stands after `early_stopping` in `callbacks`, seeds dropout by (`seed`, epoch), and adds learning_rate and
     seconds to the history. A loss that is not a number ends the training with the weights before. A file of other code

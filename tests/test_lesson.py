@@ -20,7 +20,7 @@ COUNT = {"digest": lesson.digest("q", 51200)}
 
 @pytest.mark.parametrize(("guess", "reply"), [
     ("", "No guess yet. Choose one of: Bag, Coat, Shirt, Sneaker."), ("Dress", "'Dress' is none of the answers."),
-    ("Shirt", "Right."), ("  SHIRT ", "Right."), ("Coat", "Not so.")])  # fmt: skip
+    (0.5, "0.5 is none"), ("Shirt", "Right."), ("  SHIRT ", "Right."), ("Coat", "Not so.")])  # fmt: skip
 def test_self_check_of_a_guess(capsys, guess, reply):
     lesson.self_check("most mistakes", guess)
     assert capsys.readouterr().out.startswith(reply)
@@ -29,8 +29,9 @@ def test_self_check_of_a_guess(capsys, guess, reply):
 @pytest.mark.parametrize(("known", "answer", "message"), [
     (PAIR, ["shirt", "coat"], ""), (PAIR, np.array(["Shirt", "Coat"]), ""), (PAIR, pd.Series(["Coat", "Shirt"]), ""),
     (THIRD, 1 / 3, ""), (COUNT, 51200.0, ""), (COUNT, np.float64(51200), ""), (COUNT, np.array(51200), ""),
-    (COUNT, "51200", ""), (PAIR, ["Coat", "Bag"], "is not it"), (THIRD, 0.34, "is not it"), (THIRD, np.inf, "not it"),
-    (COUNT, np.nan, "not it"), (THIRD, ..., "write your"), (PAIR, (..., ...), "write your")])  # fmt: skip
+    (COUNT, "51200", ""), (PAIR, ["Coat", "Bag"], "is not the answer"), (THIRD, 0.34, "not the"),
+    (THIRD, np.inf, "not the"), (THIRD, None, "None is not"), (THIRD, [1, 2], "not the"), (COUNT, np.nan, "not the"),
+    (THIRD, ..., "write your"), (PAIR, (..., ...), "write your")])  # fmt: skip
 def test_answer_to_an_exercise_in_any_form(capsys, tmp_path, monkeypatch, known, answer, message):
     (tmp_path / "questions.yaml").write_text(f"exercises: {{q: {known}}}", encoding="utf-8")
     monkeypatch.setattr(lesson, "QUESTIONS", tmp_path / "questions.yaml")

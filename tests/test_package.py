@@ -48,7 +48,7 @@ HARMS = "x /= 2; x[0] = 1; x.y = 1; y.sort(); x = y; add(x); np.random.shuffle(x
     [([*CELLS, *CELLS], True), (["", *CELLS[:6], "late = 2", CELLS[0], *CELLS[3:]], True),
      ([*CELLS[:2], *CELLS[3:]], True), ([CELLS[0], "epochs: int = 9\nsize: int = 2", *CELLS[2:]], True),
      ([*CELLS[:-1], "np.sum(x)  # said\nfit = lambda: (x, y, epochs)"], True),
-     ([*CELLS[:4], "%pip install this", "half [", TIMED, *CELLS[5:]], True)]
+     ([*CELLS[:4], "%pip install this", "half [", "return 5", "a = {[1]: 2}", "await b", TIMED, *CELLS[5:]], True)]
     + [([*CELLS[:-1], look, CELLS[-1]], True) for look in LOOKS.split("; ")]
     + [([*CELLS[:-1], harm, CELLS[-1]], False) for harm in (*HARMS.split("; "), "if y:\n  y.append(1)", "np.sum = max")]
     + [([*CELLS[:4], TIMED.replace("in x", "in np.ones(3)"), *CELLS[5:]], False),

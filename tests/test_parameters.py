@@ -75,8 +75,11 @@ def test_notebooks_own_parameters():
         [own, "# Parameters\nseed = 2"],
         ["# Parameters\n" + own],
         [own, "other: int = 1"],
-        ["seed: int = 0\nold: int = 1", own],
+        ["seed: int = 0\nold: int = 1", "seed: int = 2 * 6", own],
     ):
         assert check_parameters({**values, "In": cells}) == {"seed": 2, "shape": "l"}
+    for late in ("seed: int = 2 * 6", own + "\nprint(seed)"):
+        with pytest.raises(ValueError, match="the cell of parameters may hold only lines `name: type = value`"):
+            check_parameters({**values, "In": [own, late]})
     with pytest.raises(ValueError, match=r"^this notebook has no parameter sed\. There are: seed, shape$"):
         check_parameters({**values, "In": [own, "# Parameters\nsed = 2"]})

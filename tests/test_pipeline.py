@@ -18,7 +18,7 @@ folder = pathlib.Path(runs_dir) / run_name
 for name in {[runs.METRICS, runs.TEST_METRICS]!r}:
     (folder / name).write_text(json.dumps(dict(val_accuracy=0.9, best_epoch=1, train_seconds=1, images_per_second=1,
         seed=0, model_parameters=1, test_accuracy=0.9, test_accuracy_low=0.8, test_accuracy_high=1)))
-(folder / "params.yaml").write_text("seed: 0")
+(folder / "params.yaml").write_text(f"run_name: tiny\\nepochs: {{epochs}}")
 print("epoch 1/1 loss 0.5")
 print("secret")
 """
@@ -42,11 +42,6 @@ def made_up(tmp_path, monkeypatch):
     return make
 
 
-def call_main(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, words)])
-    pipeline.main()
-
-
 @pytest.mark.parametrize(("file", "run_name"), [("tiny.yaml", "tiny"), ("_ümlaut.yaml", "mlaut"), ("ü.yaml", "run")])
 def test_run_name_comes_from_the_file(tmp_path, file, run_name):
     (tmp_path / file).write_text("epochs: 2\n", encoding="utf-8")
@@ -58,7 +53,7 @@ def test_run_name_comes_from_the_file(tmp_path, file, run_name):
     [("epoch: 5", "no notebook has a parameter epoch. There are: .*epochs"), ("- 5", "must hold lines such as"),
      ("learning_rate: 1e-3", r"learning_rate = '1e-3' \(str\).*1\.0e-3"), ("run_name: ../outside", "run_name = '../"),
      ("epochs: 0", "epochs = 0 .*allowed is int, 1 to 10000"), ("epochs: [5", "cannot read .*bad.yaml"),
-     ("seed: 1\nepochs: 2\nseed: 3", r"bad.yaml: line 3, seed: this key stands there twice\. Allowed is one"),
+     ("seed: 1\nepochs: 2\nseed: 3", r"bad.yaml: line 3, seed: this key appears twice"),
      ("seed: 010", "bad.yaml: line 1, seed: 010: allowed are decimal"), ("epochs: 1:30", "epochs: 1:30: allowed"),
      ("filters: [[8], [010]]", "filters: 010: allowed"), ("dropout: 1:0.5", "dropout: 1:0.5: allowed"),
      ("photo_path: params", "photo_path = 'params': there is no such"), ("photo_path: 5", "photo_path = 5"),
@@ -93,6 +88,7 @@ def change(key, value):
      (change("exception", True), "it did not come to its end"),
      (change("end_time", None), "it did not come to its end"),
      (lambda done, folder: done.cells[0].update(source="x = 2"), "the notebook has changed"),
+     (lambda done, folder: done.cells[0].update(source="x = 1  # said"), ""),
      (lambda done, folder: done.metadata.pop("fmnist_utils"), "the package's code, or TensorFlow, has changed"),
      (lambda done, folder: (folder / "photo").write_text("new"), "the photo has changed"),
      (lambda done, folder: (folder / runs.ENVIRONMENT).write_text("b"), HARMED),
@@ -126,16 +122,16 @@ def test_why_to_run(harm, reason, tmp_path, monkeypatch):
     [("raise ValueError('as asked')", r"failed in cell \[3\]: ValueError: as asked\n.*under notebooks/"),
      ("import os\nos.kill(os.getpid(), 9)", "Finished epochs are kept: the same command goes on")],
 )  # fmt: skip
-def test_failing_notebook_ends_in_a_clear_line(code, message, made_up, monkeypatch):
+def test_failing_notebook_ends_in_a_clear_line(code, message, made_up):
     with pytest.raises(SystemExit, match=message):
-        call_main(monkeypatch, made_up(own=code))
+        pipeline.main([str(made_up(own=code))])
 
 
-def test_unwritable_runs_folder(made_up, monkeypatch):
+def test_unwritable_runs_folder(made_up):
     path = made_up(own="1")
     path.write_text(f"runs_dir: {path}")
     with pytest.raises(SystemExit, match=r"tiny.yaml"):
-        call_main(monkeypatch, path)
+        pipeline.main([str(path)])
 
 
 def test_a_run_is_shown_reported_and_not_done_twice(made_up, monkeypatch, capsys, tmp_path):
@@ -143,7 +139,7 @@ def test_a_run_is_shown_reported_and_not_done_twice(made_up, monkeypatch, capsys
     monkeypatch.setenv("MPLBACKEND", "Agg")
     draws = "import sys, matplotlib.pyplot as plt\nprint(sys.executable, epochs)\nplt.plot([1]);"
     path, home = made_up(**{"01_draws": draws, pipeline.TRAINING: WRITES}), tmp_path / "runs"
-    call_main(monkeypatch, path)
+    pipeline.main([str(path)])
     shown = capsys.readouterr().out
     assert "test accuracy         90.00%, 95 % interval 80.00% to 100.00%" in shown
     assert "epoch 1/1" in shown and "secret" not in shown
@@ -153,8 +149,11 @@ def test_a_run_is_shown_reported_and_not_done_twice(made_up, monkeypatch, capsys
     assert "data:image/png;base64," in page and not re.search(r"<script|<link[^>]+href=|<img[^>]+src=\"http", page)
 
     stamps = {file: file.stat().st_mtime_ns for file in home.rglob("*.ipynb")}
-    call_main(monkeypatch, path)
+    pipeline.main([str(path)])
     assert capsys.readouterr().out.count("made by the same notebook, parameters and code: skipped") == 2
+    path.write_text(path.read_text().replace("epochs: 1", "epochs: 2"))
+    with pytest.raises(SystemExit, match=r"tiny has other parameters \(epochs: 1 there, 2 now\)"):
+        pipeline.main([str(path)])
     assert {file: file.stat().st_mtime_ns for file in home.rglob("*.ipynb")} == stamps
 
 

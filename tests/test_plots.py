@@ -53,16 +53,15 @@ def test_images_colour_scale(options, limits):
     assert [ax.images[0].get_array().shape for ax in axs.flat[:2]] == [(1, 3), (2, 2)], "sizes may differ"
 
 
-@pytest.mark.parametrize("best_epoch", [None, 3])
-def test_learning_curves_with_and_without_a_kept_epoch(best_epoch):
-    for ax, name in zip(plots.plot_learning_curves(HISTORY, best_epoch), ("loss", "accuracy"), strict=True):
-        assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] + [":"] * bool(best_epoch)
+def test_learning_curves():
+    for ax, name in zip(plots.plot_learning_curves(HISTORY, 3), ("loss", "accuracy"), strict=True):
+        assert [line.get_linestyle() for line in ax.lines] == ["-", "--", ":"]
         for line, column in zip(ax.lines, (name, f"val_{name}"), strict=False):
             assert_array_equal(line.get_xydata().T, [[1, 2, 3, 4], HISTORY[column]])
         assert [line.get_label() for line in ax.lines[:2]] == ["training", "validation"]
-        assert [list(line.get_xdata()) for line in ax.lines[2:]] == [[3, 3]] * bool(best_epoch)
+        assert list(ax.lines[2].get_xdata()) == [3, 3]
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
-    assert len(plots.plot_learning_curves(HISTORY[["loss", "accuracy"]])[0].lines) == 1, "without validation images"
+    assert len(plots.plot_learning_curves(HISTORY[["loss", "accuracy"]], 3)[0].lines) == 2, "without validation images"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_evaluation_of_another_network_is_refused(monkeypatch):
 def test_start_parameters_changed_by_hand(monkeypatch):
     for name, value in (("In", ["seed: int = 3  # seed", "exec(settings)"]), ("seed", 4)):
         monkeypatch.setattr(sys.modules["__main__"], name, value, raising=False)
-    with pytest.raises(ValueError, match=r"^seed: not as they were checked: run again from the cell"):
+    with pytest.raises(ValueError, match=r"^seed: changed since they were checked: run again from their cell"):
         runs.start(PARAMS)
 
 
@@ -182,7 +182,7 @@ def test_find(home, monkeypatch):
     monkeypatch.setenv("FMNIST_DEFAULT_RUN", "a")
     assert runs.find().name == "a"
     for name, state in {"gone": "is not there", "half": "is not complete: its training was interrupted"}.items():
-        told = rf"'{name}' {state} \(complete runs: a, b, newest, odd\)\. Make it with\n.* -r run_name {name}\n"
+        told = rf"'{name}' {state} \(complete runs: a, b, newest, odd\).*\n.* -r run_name {name} -r runs_dir runs\n"
         with pytest.raises(runs.RunError, match=told):
             runs.find(name)
     elsewhere = home.rename(home.parent / "elsewhere")

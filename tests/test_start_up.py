@@ -9,7 +9,8 @@ import pytest
 
 from fmnist_utils import _environment, _tensorflow
 
-DEFAULT = {"TF_ENABLE_ONEDNN_OPTS": "1", **_environment.thread_settings(_environment.cores())}
+DEFAULT = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+DEFAULT |= _environment.thread_settings(_environment.cores())
 PROBE = f"""
 from fmnist_utils._tensorflow import os, tf
 print(tf.keras.layers.Conv2D(4, 3)(tf.zeros((1, 28, 28, 1))).dtype.name, *(os.environ[n] for n in {list(DEFAULT)}))

@@ -84,12 +84,12 @@ def test_random_shares():
      ({"notebook": str(runs.ROOT / "notebooks" / "01_data_exploration.ipynb")}, "cannot be swept"),
      ({"grid": {"rate": [1]}}, "unknown rate. Allowed are dropout, filters, seed, what"),
      ({"grid": {"run_name": ["a"]}}, "unknown run_name"), ({"grid": {1: [2], "dropout": [0.1]}}, "unknown 1"),
-     ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"), ({"variants": [1]}, "variants: 1: wanted"),
+     ({"grid": {"dropout": 0.1}}, "grid, dropout = 0.1: allowed is a list"), ({"variants": [1]}, "variants: 1"),
      ({"grid": {"dropout": ["1e-3"]}}, "YAML wants 1.0e-3"), ({"seeds": [0.5]}, "seed = 0.5"),
      ({"grid": {"dropout": [0.2, 0.2]}}, "the same run twice: with dropout = 0.2 and with dropout = 0.2"),
-     ({"seeds": [0], "grid": {"seed": [1]}}, "seed stands in two of variants, grid, random and seeds"),
+     ({"seeds": [0], "grid": {"seed": [1]}}, "seed appears in two of variants, grid, random and seeds"),
      ({"random": 3}, "random = 3"), ({"random": {"samples": 0, "ranges": {}}}, r"samples = \[\]"),
-     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 1, "log": True}}}}, "more than 0"),
+     ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0, "high": 1, "log": True}}}}, "positive"),
      ({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.5, "high": 0.1}}}}, "numbers low < high"),
      ({"base": None}, "cannot read None")]
     + [({"random": {"samples": 2, "ranges": {"dropout": {"low": 0.1, "high": 0.5}}, **wrong}}, message)
@@ -205,7 +205,7 @@ NONE = ModuleNotFoundError("No module named 'fmnist_utils'")
 @pytest.mark.parametrize(
     ("slots", "info", "error"),
     [([], HERE, "the cluster has no worker"), ([1, 2], HERE, r"takes 2 runs .* Start it with --nthreads 1"),
-     ([1], OTHER, "has another package. Install the same"), ([1], NONE, "has not this project: No mod"),
+     ([1], OTHER, "has another package. Install the same"), ([1], NONE, "does not have this project: No"),
      ([1, 1, 1, 1], {**HERE, "cores": 8}, "")],
 )  # fmt: skip
 def test_check_workers(slots, info, error):
