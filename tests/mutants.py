@@ -135,6 +135,7 @@ MUTANTS = [
     ("a damaged run blocks all", COMPARISON, "except runs.RunError as error", "except ZeroDivisionError as error"),
     ("a run is its package's code alone", ENVIRONMENT, "[*code, *_code_behind(cells)]", "code"),
     ("a cell's earlier text counts", ENVIRONMENT, "needed - made | used", "needed | used"),
+    ("a cell that is no code stops what comes after", ENVIRONMENT, '        compile(tree, "cell", "exec", ast.PyCF', '        (tree, "cell", "exec", ast.PyCF'),
     ("a change in place does not count", ENVIRONMENT, "made | _changed(tree, modules)", "made"),
     ("a notebook's own parameters do not count", "fmnist_utils/parameters.py", "in declared or [", "in ["),
     ("a key twice is let through", PIPELINE, "if str(key.value) in seen:", "if False:"),
