@@ -66,6 +66,6 @@ def test_results_are_those_of_the_files():
 def test_photographs_are_counted_per_run():
     right = pd.read_csv(RESULTS / "photos.csv").groupby("model")["right"].mean().mul(100).map("{:.0f} %".format)
     shipped, record = right["reference"], right["record-0"]
-    assert f"recognised {shipped}, a longer run with older settings {record}" in README
+    assert f"recognised {shipped}, `params/record.yaml` {record}" in README
     evaluation = (ROOT / "notebooks" / "04_evaluation_and_visualization.ipynb").read_text(encoding="utf-8")
     assert f"taken at home only {shipped} were" in evaluation
