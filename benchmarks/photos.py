@@ -1,7 +1,7 @@
 """How many photos are right? python benchmarks/photos.py FOLDER [MODEL …]
 
 FOLDER/CLASS/picture: CLASS is one of the data set ("Ankle boot") or of CLOTHES, the names of the clothing data set.
-MODEL: a model.keras in a run's folder, by default the reference run's; several are averaged. Writes photos.csv.
+MODEL: a model.keras in a run's folder, by default the reference run's; several are averaged. Writes FOLDER/photos.csv.
 """
 
 import sys
@@ -36,9 +36,9 @@ if __name__ == "__main__":
     paths = [path for name in CLASSES for path in sorted(Path(folder, name).glob("*.*"))]
     if not paths:
         sys.exit(__doc__)
-    models = {Path(p).parent.name: evaluation.load_model(p) for p in models or [runs.REFERENCE / runs.MODEL]}
-    rows = pd.DataFrame([{"model": name, **judge(path, model)} for name, model in models.items() for path in paths])
-    rows.to_csv(Path(__file__).with_name("results") / "photos.csv", index=False)
+    models = [(Path(p).parent.name, evaluation.load_model(p)) for p in models or [runs.REFERENCE / runs.MODEL]]
+    rows = pd.DataFrame([{"model": name, **judge(path, model)} for name, model in models for path in paths])
+    rows.to_csv(Path(folder, "photos.csv"), index=False)
     rows = pd.concat([rows, rows.assign(**{"class": "all"})])
     quiet = rows[~rows["warned"]].groupby("class")["right"].mean().rename("right if not warned")
     print(rows.groupby("class")[["right", "warned"]].mean().join(quiet).round(3))

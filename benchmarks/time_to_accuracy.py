@@ -73,9 +73,9 @@ def train_theirs(name, seed):
 
 
 def train_ours(name, seed):
-    values = pipeline.read_parameters(runs.ROOT / "params" / f"{name.removesuffix('_all')}.yaml")
+    values = pipeline.read_parameters(runs.ROOT / "params" / f"{name.replace('record_all', 'record')}.yaml")
     values |= {"run_name": f"{name}-{seed}", "runs_dir": str(RUNS), "seed": seed}
-    values |= {"validation_fraction": 0, "early_stopping": False} if name.endswith("_all") else {}  # 60,000 images
+    values |= {"validation_fraction": 0, "early_stopping": False} if name == "record_all" else {}  # 60,000 images
     pipeline.execute_notebook(pipeline.FOLDER / f"{pipeline.TRAINING}.ipynb", None, values, cwd=pipeline.FOLDER)
     run = runs.find(values["run_name"], values["runs_dir"])
     model, metrics = evaluation.load_model(run.folder / runs.MODEL), runs.read_metrics(run)

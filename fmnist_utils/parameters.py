@@ -71,7 +71,7 @@ def check_parameters(values) -> dict:
     A notebook's own parameters, too, which are not in the table: all that it declares. ValueError says what is allowed.
     """
     cells = values.get("In", ())
-    own = [cell for cell in cells if PARAMETERS.keys() & {*re.findall(r"^(\w+):", cell, re.MULTILINE)}]
+    own = [cell for cell in cells if PARAMETERS.keys() & {*re.findall(r"^(\w+):.*=", cell, re.MULTILINE)}]
     if own and not parameters_of(own[-1]):
         raise ValueError("the cell of parameters may hold only lines `name: type = value`, the value written out")
     declared, given = declared_parameters(cells)

@@ -75,7 +75,7 @@ def test_notebooks_own_parameters():
         [own, "# Parameters\nseed = 2"],
         ["# Parameters\n" + own],
         [own, "other: int = 1"],
-        ["seed: int = 0\nold: int = 1", "seed: int = 2 * 6", own],
+        ["seed: int = 0\nold: int = 1", "seed: int = 2 * 6", own, "%%writefile own.yaml\nseed: 1"],
     ):
         assert check_parameters({**values, "In": cells}) == {"seed": 2, "shape": "l"}
     for late in ("seed: int = 2 * 6", own + "\nprint(seed)"):
