@@ -16,8 +16,9 @@ FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and pat
 ROWS = {
     "`params/quick.yaml`": "trainings_zen4/quick", "`params/sprint.yaml`, by Muon": "trainings_zen4/sprint",
     "`params/full.yaml`": "trainings_zen4/full", "`params/record.yaml`": "trainings_zen4/record",
-    "a plain network of six convolutions, on a Zen 5": "trainings/plain",
+    "the same on all 60,000 images": "trainings_zen4/record_all",
     'Keras\'s "Simple MNIST convnet"': "trainings_zen4/keras_convnet",
+    "a plain network of six convolutions, on a Zen 5": "trainings/plain",
     'TensorFlow\'s "Basic classification"': "trainings_zen4/tensorflow_basic",
 }  # fmt: skip
 
