@@ -121,7 +121,7 @@ def summarise(trainings):
         own = {"reached_goal": bool(to_goal), "seconds_to_goal": (to_goal or row["seconds"][-1:])[0]}
         own |= {"train_seconds": row["seconds"][-1], "epoch_seconds": np.diff(row["seconds"], prepend=0)}
         own["val_accuracy"] = row["val_accuracy"][row["best_epoch"] - 1]
-        own["share_of_limit"] = row.get("giga_multiply_adds_per_second", np.nan) / row.get("matrix_product", 1)
+        own["share_of_limit"] = row.get("giga_multiply_adds_per_second", np.nan) / row.get("matrix_product", np.nan)
         rows.append({"test_accuracy": np.nan, **row, **own})
     how = {"seed": ["count"], "val_accuracy": ["mean"], "test_accuracy": ["mean", "std"], "reached_goal": ["sum"]}
     how |= {name: ["median"] for name in ("train_seconds", "seconds_to_goal", "share_of_limit")}
@@ -136,11 +136,11 @@ def draw(trainings):
     """Draw the best accuracy so far, a line per recipe: that of the seed whose training took the median of seconds."""
     plots.use_style()
     ax = plt.subplots(figsize=(9, 5))[1]
-    for number, name in enumerate(sorted({row["recipe"] for row in trainings if np.isfinite(row["val_accuracy"][0])})):
+    for i, name in enumerate(sorted({row["recipe"] for row in trainings if np.isfinite(row["val_accuracy"][0])})):
         own = sorted((row for row in trainings if row["recipe"] == name), key=lambda row: row["seconds"][-1])
         seconds, best = own[len(own) // 2]["seconds"], np.maximum.accumulate(own[len(own) // 2]["val_accuracy"])
-        ax.plot(seconds, best, ".-", color=f"C{number}")
-        ax.text(seconds[-1], best[-1] + 0.001, name.replace("_", " "), color=f"C{number}", ha="right", va="bottom")
+        ax.plot(seconds, best, ".-", color=f"C{i}")
+        ax.text(seconds[-1], best[-1] + 0.001, name, color=f"C{i}", va="bottom", ha=("right", "left")[name == "quick"])
     ax.axhline(GOAL, color="#555555", linestyle=":", linewidth=1)
     ax.set(xscale="log", xlabel="seconds of training (logarithmic)", ylabel="best validation accuracy so far")
     plots.save_figure(ax, RESULTS / "time_to_accuracy.png")

@@ -14,12 +14,11 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md
 README, RESULTS = PAGES["README.md"], ROOT / "benchmarks" / "results"
 FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0].isalpha())
 ROWS = {
-    "`params/quick.yaml`": "trainings_zen4/quick", "`params/sprint.yaml`, by Muon": "trainings_zen4/sprint",
-    "`params/full.yaml`": "trainings_zen4/full", "`params/record.yaml`": "trainings_zen4/record",
-    "the same on all 60,000 images": "trainings_zen4/record_all",
-    'Keras\'s "Simple MNIST convnet"': "trainings_zen4/keras_convnet",
-    "a plain network of six convolutions, on a Zen 5": "trainings/plain",
-    'TensorFlow\'s "Basic classification"': "trainings_zen4/tensorflow_basic",
+    "`params/quick.yaml`": "trainings/quick", "`params/sprint.yaml`, by Muon": "trainings/sprint",
+    "`params/full.yaml`": "trainings/full", "`params/record.yaml`": "trainings/record",
+    "the same on all 60,000 images": "trainings/record_all", "a plain network of six convolutions": "trainings/plain",
+    'Keras\'s "Simple MNIST convnet"': "trainings/keras_convnet",
+    'TensorFlow\'s "Basic classification"': "trainings/tensorflow_basic",
 }  # fmt: skip
 
 
